@@ -1,0 +1,1 @@
+"""What the server and the updater must agree on: events, log, catalogue, towers, shards, generations."""
