@@ -181,8 +181,8 @@ class DeleteUserResponse(_message.Message):
     impressions_deleted: _builtins.int
     """How many impressions were erased."""
     first_clean_generation: _builtins.int
-    """Weights of generations before this number may have learned from the user; this one, a full rebuild, is the first
-    that cannot have. 0 while no generation is published.
+    """The lowest number that a full rebuild without the user can have. Generations before it may have learned from the
+    user; increments after it still carry what their parents learned. 0 while no generation is published.
     """
     @_builtins.property
     def linked_visitor_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -1,0 +1,1 @@
+"""Answers: gRPC services, user states, embedding, retrieval, strategy, reload."""

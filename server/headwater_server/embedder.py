@@ -1,0 +1,84 @@
+"""User vectors: kept while history and generation stay, else computed in micro-batches off the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from headwater_core.histories import HistoryEvent
+from headwater_core.shards import Vectors
+from headwater_server.metrics import ServerMetrics
+from headwater_server.micro_batcher import MicroBatcher
+from headwater_server.serving_generation import ServingGeneration
+from headwater_server.user_states import UserState
+
+_KEPT_GENERATIONS = 2
+
+
+class _Ask(NamedTuple):
+    generation: ServingGeneration
+    history: Sequence[HistoryEvent]
+
+
+class UserEmbedder:
+    """Answers with a history's interests in a generation."""
+
+    def __init__(
+        self,
+        run_in_compute: Callable[..., Awaitable[list[Vectors]]],
+        metrics: ServerMetrics,
+        *,
+        batch_tokens: int,
+    ) -> None:
+        """Make an embedder; `start` it before use.
+
+        Args:
+            run_in_compute: runs a blocking computation off the event loop.
+            metrics: where histories and cache hits are counted.
+            batch_tokens: events of one batch, at most.
+        """
+        self._run_in_compute = run_in_compute
+        self._metrics = metrics
+        self._batcher: MicroBatcher[_Ask, Vectors] = MicroBatcher(
+            self._compute, max_cost=batch_tokens, cost=lambda ask: max(1, len(ask.history))
+        )
+
+    def start(self) -> None:
+        """Start taking histories."""
+        self._batcher.start()
+
+    async def stop(self) -> None:
+        """Stop; whoever still waits is cancelled."""
+        await self._batcher.stop()
+
+    async def of_state(self, generation: ServingGeneration, state: UserState) -> Vectors:
+        """The interests (K, d) of a user state; (0, d) without a readable event."""
+        # A history may hold an item that has only now been placed, so the fresh shard's size is part of the key.
+        key = (state.version, generation.items.fresh_count)
+        kept = state.vectors.get(generation.number)
+        if kept is not None and kept[0] == key:
+            self._metrics.embedding_cache_hits.inc()
+            return kept[1]
+        interests = await self.of_history(generation, tuple(state.history))
+        state.vectors[generation.number] = (key, interests)
+        while len(state.vectors) > _KEPT_GENERATIONS:
+            del state.vectors[min(state.vectors)]
+        return interests
+
+    async def of_history(self, generation: ServingGeneration, history: Sequence[HistoryEvent]) -> Vectors:
+        """The interests (K, d) of any history, oldest event first; (0, d) without a readable event."""
+        return await self._batcher.submit(_Ask(generation, history[-generation.config.history_length :]))
+
+    async def _compute(self, asks: Sequence[_Ask]) -> list[Vectors]:
+        return await self._run_in_compute(self._embed, asks)
+
+    def _embed(self, asks: Sequence[_Ask]) -> list[Vectors]:
+        self._metrics.embedded.inc(len(asks))
+        by_generation: dict[int, list[int]] = {}
+        for index, ask in enumerate(asks):
+            by_generation.setdefault(ask.generation.number, []).append(index)
+        results: dict[int, Vectors] = {}
+        for indices in by_generation.values():
+            interests = asks[indices[0]].generation.embed([asks[index].history for index in indices])
+            results.update(zip(indices, interests, strict=True))
+        return [results[index] for index in range(len(asks))]

@@ -1,0 +1,22 @@
+"""Errors of the server itself; core's are in headwater_core.errors."""
+
+from __future__ import annotations
+
+from headwater_core.errors import HeadwaterError
+
+
+class NotReadyError(HeadwaterError):
+    """What the call needs is not there yet or not loaded: no generation, an unknown label. FAILED_PRECONDITION."""
+
+
+class NotBuiltError(HeadwaterError):
+    """The contract has it, this version does not do it yet. UNIMPLEMENTED."""
+
+
+class OverloadedError(HeadwaterError):
+    """Too many calls at once. RESOURCE_EXHAUSTED, with a hint when to try again."""
+
+    def __init__(self, reason: str, retry_after_ms: int) -> None:
+        """Args: reason: what is exhausted; retry_after_ms: when to try again."""
+        super().__init__(reason)
+        self.retry_after_ms = retry_after_ms

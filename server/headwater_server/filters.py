@@ -1,0 +1,57 @@
+"""Which items an answer may hold. Pure: one decision per item, used before ranking and again on the final slate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from headwater_core.catalogue import Item
+from headwater_server.catalogue_view import CatalogueView
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFilter:
+    """What the request asks of an item, and what must be left out."""
+
+    categories: frozenset[str] = frozenset()
+    """Items of at least one of these; empty: all."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    available_only: bool = True
+    published_after_us: int | None = None
+    published_before_us: int | None = None
+    excluded: frozenset[str] = frozenset()
+
+    def passes(self, item: Item | None, now_us: int) -> bool:
+        """Whether this item may be answered now; never for one that the catalogue does not hold."""
+        if item is None or item.item_id in self.excluded:
+            return False
+        if self.available_only and (
+            not item.available or (item.expire_time_us is not None and item.expire_time_us <= now_us)
+        ):
+            return False
+        if self.categories and self.categories.isdisjoint(item.categories):
+            return False
+        if any(item.attributes.get(key) != value for key, value in self.attributes.items()):
+            return False
+        published_us = item.publish_time_us if item.publish_time_us is not None else item.update_time_us
+        if self.published_after_us is not None and published_us < self.published_after_us:
+            return False
+        return self.published_before_us is None or published_us < self.published_before_us
+
+    @property
+    def is_selective(self) -> bool:
+        """Whether it asks for more than that items are available and not excluded."""
+        return bool(
+            self.categories
+            or self.attributes
+            or self.published_after_us is not None
+            or self.published_before_us is not None
+        )
+
+    def matching(self, view: CatalogueView, now_us: int) -> Iterable[str]:
+        """The ids of all items that pass, in no order."""
+        if self.categories:
+            ids: Iterable[str] = set().union(*(view.in_category(category) for category in self.categories))
+        else:
+            ids = view.items
+        return (item_id for item_id in ids if self.passes(view.items.get(item_id), now_us))

@@ -1,0 +1,81 @@
+"""Gives items that came after a generation their place in it, by their text alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater_core.catalogue import Item, ItemChange
+from headwater_server.catalogue_view import CatalogueView
+from headwater_server.serving_generation import ServingGeneration
+
+PATIENCE_S = 30.0
+"""How long the text features of a changed item are waited for; then the next generation brings the item."""
+Features = Mapping[bytes, npt.NDArray[np.float16]]
+
+
+class FreshPlacer:
+    """Places new items in every loaded generation, as soon as their text features are stored."""
+
+    def __init__(
+        self,
+        view: CatalogueView,
+        stored_features: Callable[[Sequence[bytes]], Awaitable[Features]],
+        run_in_compute: Callable[..., Awaitable[npt.NDArray[np.float32]]],
+    ) -> None:
+        """Nothing waits yet.
+
+        Args:
+            view: the catalogue.
+            stored_features: text hashes → the text features (F,) that are stored.
+            run_in_compute: runs a blocking computation off the event loop.
+        """
+        self._view = view
+        self._stored_features = stored_features
+        self._run_in_compute = run_in_compute
+        self._waiting: dict[str, float] = {}
+
+    async def take(self, changes: Iterable[ItemChange], generations: Sequence[ServingGeneration]) -> None:
+        """Take in changes of the catalogue."""
+        changes = list(changes)
+        for generation in generations:
+            generation.items = generation.items.without_fresh(change.item_id for change in changes)
+        until = time.monotonic() + PATIENCE_S
+        self._waiting.update((change.item_id, until) for change in changes if change.item is not None)
+        await self.place_waiting(generations)
+
+    async def place_waiting(self, generations: Sequence[ServingGeneration]) -> None:
+        """Place the items whose features have come; drop those that waited too long."""
+        now = time.monotonic()
+        self._waiting = {item_id: until for item_id, until in self._waiting.items() if until > now}
+        items = [item for item_id in self._waiting if (item := self._view.items.get(item_id)) is not None]
+        for generation in generations:
+            for item_id in await self._place(generation, items):
+                self._waiting.pop(item_id, None)
+
+    async def fill(self, generation: ServingGeneration) -> None:
+        """Place everything that is newer than a generation that is about to serve."""
+        revision = generation.manifest.catalogue_revision
+        await self._place(generation, [item for item in self._view.items.values() if item.revision > revision])
+
+    async def _place(self, generation: ServingGeneration, items: Iterable[Item]) -> list[str]:
+        """Place what can be placed; returns the ids that need nothing more."""
+        done: list[str] = []
+        new: list[Item] = []
+        for item in items:
+            if not generation.items.knows(item.item_id) and item.text():
+                new.append(item)
+            else:
+                done.append(item.item_id)
+        if not new:
+            return done
+        features = await self._stored_features([item.text_hash() for item in new])
+        ready = [item for item in new if item.text_hash() in features]
+        if ready:
+            stacked = np.stack([features[item.text_hash()] for item in ready])  # (n, F)
+            vectors = await self._run_in_compute(generation.place, stacked)
+            generation.items = generation.items.with_fresh([item.item_id for item in ready], vectors)
+        return done + [item.item_id for item in ready]

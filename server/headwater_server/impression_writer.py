@@ -1,0 +1,85 @@
+"""Logs what was shown, without holding any answer back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.impressions import Impression, ImpressionLog
+from headwater_server.metrics import ServerMetrics
+
+_BATCH = 500
+log = structlog.get_logger(__name__)
+
+
+class ImpressionWriter:
+    """A bounded queue with one writer behind it; over the bound the oldest impressions are dropped, and counted."""
+
+    def __init__(
+        self,
+        impression_log: ImpressionLog,
+        run_in_database: Callable[..., Awaitable[None]],
+        metrics: ServerMetrics,
+        *,
+        interval_s: float = 0.2,
+        capacity: int = 10_000,
+    ) -> None:
+        """Make an idle writer.
+
+        Args:
+            impression_log: where impressions go.
+            run_in_database: runs a blocking call off the event loop.
+            metrics: where they are counted.
+            interval_s: how often the queue is written.
+            capacity: how many may wait.
+        """
+        self._log = impression_log
+        self._run_in_database = run_in_database
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._capacity = capacity
+        self._waiting: deque[Impression] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start writing."""
+        self._task = asyncio.create_task(self._run(), name="impression-writer")
+
+    async def stop(self) -> None:
+        """Write what waits, then end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.flush()
+
+    def add(self, impression: Impression) -> None:
+        """Take an impression; never waits."""
+        if len(self._waiting) >= self._capacity:
+            self._waiting.popleft()
+            self._metrics.impressions.labels("dropped").inc()
+        self._waiting.append(impression)
+
+    def forget(self, subjects: set[tuple[str, str]]) -> None:
+        """Drop the waiting impressions of these subjects."""
+        self._waiting = deque(shown for shown in self._waiting if shown.subject not in subjects)
+
+    async def flush(self) -> None:
+        """Write everything that waits now; what cannot be written waits on."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            try:
+                await self._run_in_database(self._log.append, batch)
+            except DatabaseUnavailableError:
+                self._waiting.extendleft(reversed(batch))
+                log.warning("impressions_wait", count=len(self._waiting))
+                return
+            self._metrics.impressions.labels("logged").inc(len(batch))
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self.flush()

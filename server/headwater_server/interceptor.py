@@ -1,0 +1,181 @@
+"""Around every call: admission, tenant, decoding, errors to statuses, metrics, logs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+
+from headwater_core.errors import HeadwaterError, InvalidFieldError
+from headwater_server.errors import NotReadyError, OverloadedError
+from headwater_server.metrics import ServerMetrics
+from headwater_server.statuses import refusal
+
+TENANT_KEY = "headwater-tenant"
+_OURS = "/headwater.v1."
+log = structlog.get_logger(__name__)
+
+
+class _Undecodable:
+    """Stands in for a request whose bytes are no message: grpc.aio would answer UNKNOWN."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """What every method of ours has in common. Health and reflection pass through untouched."""
+
+    def __init__(self, metrics: ServerMetrics, tenant: str, max_in_flight: int, retry_after_ms: int) -> None:
+        """Make the interceptor.
+
+        Args:
+            metrics: where calls are counted.
+            tenant: the one tenant served here.
+            max_in_flight: calls answered at once, over all methods.
+            retry_after_ms: the hint given to refused ones.
+        """
+        self._metrics = metrics
+        self._tenant = tenant
+        self._max_in_flight = max_in_flight
+        self._retry_after_ms = retry_after_ms
+        self._in_flight = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the handler of one of our methods."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(_OURS):
+            return handler
+        method = handler_call_details.method.rsplit("/", 1)[-1]
+        assert handler.request_deserializer is not None  # generated code always gives one
+        deserializer = _forgiving(handler.request_deserializer)
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary), deserializer, handler.response_serializer
+            )
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, handler.unary_stream), deserializer, handler.response_serializer
+            )
+        return grpc.stream_stream_rpc_method_handler(
+            self._streaming(method, handler.stream_stream), deserializer, handler.response_serializer
+        )
+
+    def _unary(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with _Watch(self, method, context) as watch:
+                _refuse_undecodable(request)
+                response = await behaviour(request, context)
+                watch.code = grpc.StatusCode.OK
+                return response
+
+        return call
+
+    def _streaming(self, method: str, behaviour: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with _Watch(self, method, context) as watch:
+                _refuse_undecodable(request)
+                incoming = _decoded(request) if hasattr(request, "__aiter__") else request
+                async for response in behaviour(incoming, context):
+                    yield response
+                watch.code = grpc.StatusCode.OK
+
+        return call
+
+    def admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Take a place among the calls in flight.
+
+        Raises:
+            OverloadedError: there is none.
+            NotReadyError: the call is for a tenant that is not served here.
+        """
+        if self._in_flight >= self._max_in_flight:
+            reason = f"{self._max_in_flight} calls are being answered already"
+            raise OverloadedError(reason, self._retry_after_ms)
+        for key, value in context.invocation_metadata() or ():
+            if key == TENANT_KEY and value != self._tenant:
+                raise NotReadyError(f"tenant {value!r} is not served here")
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+
+    def dismiss(self) -> None:
+        """Give the place back."""
+        self._in_flight -= 1
+        self._metrics.in_flight.set(self._in_flight)
+
+    def observe(self, method: str, code: grpc.StatusCode, seconds: float) -> None:
+        """Count a call that ended."""
+        self._metrics.calls.labels(method, code.name).inc()
+        self._metrics.call_seconds.labels(method).observe(seconds)
+
+
+class _Watch:
+    """One call, from admission to its status."""
+
+    def __init__(self, interceptor: CallInterceptor, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._interceptor = interceptor
+        self._method = method
+        self._context = context
+        self._began = time.perf_counter()
+        self._admitted = False
+        self.code = grpc.StatusCode.CANCELLED
+
+    async def __aenter__(self) -> _Watch:
+        try:
+            self._interceptor.admit(self._context)
+        except HeadwaterError as error:
+            try:
+                await self._abort(error)
+            finally:
+                self._interceptor.observe(self._method, self.code, time.perf_counter() - self._began)
+        self._admitted = True
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if isinstance(error, HeadwaterError):
+                await self._abort(error)
+            if error is not None and not isinstance(
+                error, (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError)
+            ):
+                self.code = grpc.StatusCode.INTERNAL
+                log.error("call_failed", method=self._method, exc_info=error)
+                # What went wrong inside is for the log, not for the caller.
+                await self._context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+        finally:
+            self._interceptor.dismiss()
+            self._interceptor.observe(self._method, self.code, time.perf_counter() - self._began)
+
+    async def _abort(self, error: HeadwaterError) -> NoReturn:
+        ending = refusal(error)
+        self.code = ending.code
+        if ending.code is grpc.StatusCode.INTERNAL:
+            log.error("call_failed", method=self._method, exc_info=error)
+        await self._context.abort(ending.code, ending.message, ending.trailers)
+        raise AssertionError("abort returned")  # it raises; this tells the type checker
+
+
+def _forgiving(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode(content: bytes) -> Any:
+        try:
+            return deserializer(content)
+        except Exception:  # noqa: BLE001 - whatever a decoder raises means the same: no message
+            return _Undecodable()
+
+    return decode
+
+
+def _refuse_undecodable(request: Any) -> None:
+    if isinstance(request, _Undecodable):
+        raise InvalidFieldError("request", "its bytes are not the message that this method takes")
+
+
+async def _decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        _refuse_undecodable(request)
+        yield request

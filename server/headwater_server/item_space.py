@@ -1,0 +1,168 @@
+"""The items that one loaded generation can retrieve: its own, and those that came after it (the fresh shard)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from headwater_core.shards import Delta, Retriever, Vectors, VectorTable
+
+_SLACK = 64
+"""Candidates taken beyond what is wanted, for those that a filter refuses."""
+
+
+class Found(NamedTuple):
+    """An item that retrieval found."""
+
+    item_id: str
+    score: float
+    is_fresh: bool
+
+
+class ItemSpace:
+    """Immutable: a change makes a new one, so a request sees one state from its first line to its last.
+
+    Row space: the generation's rows, then the fresh shard's.
+    """
+
+    def __init__(self, table: VectorTable, retriever: Retriever, fresh: Delta | None = None) -> None:
+        """Join a generation's table and retriever with the items that came after it."""
+        self._table = table
+        self._retriever = retriever
+        self._fresh = fresh if fresh is not None else Delta.empty(table.dimension)
+        self._fresh_row = {item_id: table.rows + row for row, item_id in enumerate(self._fresh.item_ids)}
+
+    @property
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self._table.dimension
+
+    @property
+    def item_count(self) -> int:
+        """Items that can be retrieved."""
+        return self._table.item_count + len(self._fresh_row)
+
+    @property
+    def fresh_count(self) -> int:
+        """Items newer than the generation."""
+        return len(self._fresh_row)
+
+    def no_interests(self) -> Vectors:
+        """The interests of nobody. Shape (0, d)."""
+        return np.zeros((0, self.dimension), dtype=np.float32)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the generation itself has a vector for the item."""
+        return self._table.row(item_id) is not None
+
+    def row(self, item_id: str) -> int | None:
+        """The item's row; None when it has no vector."""
+        row = self._table.row(item_id)
+        return row if row is not None else self._fresh_row.get(item_id)
+
+    def is_fresh(self, row: int) -> bool:
+        """Whether the row's item is newer than the generation."""
+        return row >= self._table.rows
+
+    def with_fresh(self, item_ids: Sequence[str], vectors: Vectors) -> ItemSpace:
+        """This space with newer items, vectors (n, d), joined; items that the generation knows are passed over."""
+        new = [index for index, item_id in enumerate(item_ids) if not self.knows(item_id)]
+        fresh = self._fresh.updated([item_ids[index] for index in new], vectors[new])
+        return ItemSpace(self._table, self._retriever, fresh)
+
+    def without_fresh(self, item_ids: Iterable[str]) -> ItemSpace:
+        """This space without these newer items."""
+        gone = [item_id for item_id in item_ids if item_id in self._fresh_row]
+        if not gone:
+            return self
+        fresh = self._fresh.updated((), self.no_interests(), gone)
+        return ItemSpace(self._table, self._retriever, Delta(fresh.item_ids, fresh.vectors))
+
+    def vectors(self, rows: npt.ArrayLike) -> Vectors:
+        """The vectors (n, d) of rows (n,)."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        fresh = wanted >= self._table.rows
+        if not fresh.any():
+            return self._table.vectors(wanted)
+        found = np.empty((len(wanted), self.dimension), dtype=np.float32)
+        found[~fresh] = self._table.vectors(wanted[~fresh])
+        found[fresh] = self._fresh.vectors[wanted[fresh] - self._table.rows]
+        return found
+
+    def retrieve(
+        self,
+        interests: Vectors,
+        k: int,
+        passes: Callable[[str], bool],
+        only: Iterable[str] | None = None,
+        n_excluded: int = 0,
+    ) -> list[Found]:
+        """The k best items that pass, best first; fewer only when fewer pass.
+
+        Args:
+            interests: (K, d); an item's score is its best interest's inner product.
+            k: how many.
+            passes: the filter's decision on one item.
+            only: when given, every item that can pass (a selective filter's matches): these are scored exactly.
+            n_excluded: about how many items `passes` refuses.
+        """
+        if only is not None:
+            rows = [row for item_id in only if (row := self.row(item_id)) is not None]
+            return self._best(rows, interests, k)
+        fresh = self.fresh_ranking(interests, passes)
+        wanted = k + n_excluded + _SLACK
+        while True:
+            candidates = self._retriever.search(interests, wanted)
+            known = [
+                Found(item_id, candidate.score, False)
+                for candidate in candidates
+                if passes(item_id := self._table.item_id(candidate.row))
+            ]
+            if len(known) >= k or len(candidates) < wanted:
+                break
+            wanted *= 4
+        return sorted(known[:k] + fresh, key=lambda found: -found.score)[:k]
+
+    def fresh_ranking(self, interests: Vectors, passes: Callable[[str], bool]) -> list[Found]:
+        """All items newer than the generation that pass, best first."""
+        rows = [row for item_id, row in self._fresh_row.items() if passes(item_id)]
+        return self._best(rows, interests, len(rows))
+
+    def score_at(self, interests: Vectors, rank: int) -> float:
+        """The score of the generation's item at this rank (from 1) for these interests (K, d)."""
+        candidates = self._retriever.search(interests, rank)
+        return candidates[-1].score if candidates else float("-inf")
+
+    def similar(self, item_id: str, k: int, passes: Callable[[str], bool]) -> list[Found]:
+        """The k items of highest cosine with an item that has a row, itself left out, best first."""
+        row = self.row(item_id)
+        if row is None:
+            return []
+        fresh_rows = np.arange(self._table.rows, self._table.rows + len(self._fresh_row), dtype=np.int64)
+        rows = np.concatenate([np.flatnonzero(self._table.alive), fresh_rows])
+        rows = rows[rows != row]
+        vectors = self.vectors(rows)
+        anchor = self.vectors([row])[0]
+        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(anchor)
+        cosines = (vectors @ anchor) / np.maximum(norms, 1e-12)
+        found: list[Found] = []
+        for at in np.argsort(-cosines, kind="stable"):
+            candidate = self._id(int(rows[at]))
+            if passes(candidate):
+                found.append(Found(candidate, float(cosines[at]), self.is_fresh(int(rows[at]))))
+                if len(found) == k:
+                    break
+        return found
+
+    def _id(self, row: int) -> str:
+        return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
+
+    def _best(self, rows: Sequence[int], interests: Vectors, k: int) -> list[Found]:
+        if not rows:
+            return []
+        scores = (self.vectors(rows) @ interests.T).max(axis=1)  # (n, K) -> (n,)
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [Found(self._id(rows[at]), float(scores[at]), self.is_fresh(rows[at])) for at in order]

@@ -1,0 +1,78 @@
+"""The `headwater-server` command."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import structlog
+import typer
+from pydantic import ValidationError
+
+from headwater_core.errors import HeadwaterError
+from headwater_core.logs import configure_logs
+from headwater_server.server import HeadwaterServer
+from headwater_server.settings import ServerSettings
+
+app = typer.Typer(add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False)
+log = structlog.get_logger(__name__)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HEADWATER_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port, 0 for a free one (HEADWATER_PORT).")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="HTTP port of /metrics, 0 for a free one (HEADWATER_METRICS_PORT).")
+    ] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="sqlite:///file or postgresql://… (HEADWATER_DATABASE_URL).")
+    ] = None,
+    store_url: Annotated[
+        str | None, typer.Option(help="Folder or fsspec URL of the artifact store (HEADWATER_STORE_URL).")
+    ] = None,
+) -> None:
+    """Answer over gRPC until SIGTERM or SIGINT. Every other setting is read from HEADWATER_… variables."""
+    given = {
+        "host": host,
+        "port": port,
+        "metrics_port": metrics_port,
+        "database_url": database_url,
+        "store_url": store_url,
+    }
+    try:
+        settings = ServerSettings.model_validate(
+            {**ServerSettings().model_dump(), **{name: value for name, value in given.items() if value is not None}}
+        )
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"])
+            typer.echo(f"headwater-server: setting {name}: {problem['msg']}", err=True)
+        raise typer.Exit(2) from error
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_serve(settings))
+    except HeadwaterError as error:
+        log.error("server_failed", reason=str(error))
+        raise typer.Exit(1) from error
+
+
+async def _serve(settings: ServerSettings) -> None:
+    server = HeadwaterServer(settings)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, ended.set)
+    await server.start()
+    await ended.wait()
+    await server.stop()
+
+
+def main() -> None:
+    """Run the command."""
+    app(prog_name="headwater-server")
+
+
+if __name__ == "__main__":
+    main()

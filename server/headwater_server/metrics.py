@@ -1,0 +1,60 @@
+"""What an operator watches, as Prometheus metrics. No label ever holds an id of a user or an item."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class ServerMetrics:
+    """The metrics of one server, in a registry of their own so that several servers fit in one process."""
+
+    def __init__(self) -> None:
+        """Register every metric."""
+        self.registry = CollectorRegistry()
+        self.calls = Counter(
+            "headwater_calls", "Calls answered, by method and status.", ["method", "code"], registry=self.registry
+        )
+        self.call_seconds = Histogram(
+            "headwater_call_seconds",
+            "Time to answer a call.",
+            ["method"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("headwater_calls_in_flight", "Calls being answered now.", registry=self.registry)
+        self.events = Counter("headwater_events", "Events received, by outcome.", ["outcome"], registry=self.registry)
+        self.degraded = Counter(
+            "headwater_degraded_answers", "Answers with a part missing, by part.", ["part"], registry=self.registry
+        )
+        self.embedded = Counter("headwater_embedded_histories", "Histories embedded.", registry=self.registry)
+        self.embedding_cache_hits = Counter(
+            "headwater_embedding_cache_hits", "Requests answered with a vector kept.", registry=self.registry
+        )
+        self.log_position = Gauge(
+            "headwater_log_position", "Log position applied to this server's state.", registry=self.registry
+        )
+        self.catalogue_revision = Gauge(
+            "headwater_catalogue_revision", "Catalogue revision applied.", registry=self.registry
+        )
+        self.user_states = Gauge("headwater_user_states", "User histories held in memory.", registry=self.registry)
+        self.fresh_items = Gauge(
+            "headwater_fresh_items", "Items newer than the serving generation.", registry=self.registry
+        )
+        self.generation = Gauge(
+            "headwater_generation", "Generation serving, by label.", ["label"], registry=self.registry
+        )
+        self.staleness_seconds = Gauge(
+            "headwater_staleness_seconds", "Wait of the oldest event not learned by `stable`.", registry=self.registry
+        )
+        self.swaps = Counter("headwater_swaps", "Generations put into service.", registry=self.registry)
+        self.load_failures = Counter(
+            "headwater_generation_load_failures", "Generations that could not be loaded.", registry=self.registry
+        )
+        self.load_seconds = Histogram(
+            "headwater_generation_load_seconds", "Time to load, verify and warm a generation.", registry=self.registry
+        )
+        self.impressions = Counter(
+            "headwater_impressions", "Slates logged, dropped or failed.", ["outcome"], registry=self.registry
+        )

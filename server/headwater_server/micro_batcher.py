@@ -1,0 +1,93 @@
+"""Joins calls that arrive together into one batch.
+
+One owner task takes what has gathered while the batch before was computed: no caller waits for company, and under load
+batches form by themselves. Callers who left are skipped. (The shape of text-embeddings-inference's queue.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class MicroBatcher(Generic[Item, Result]):
+    """Runs `compute` on batches of what `submit` was called with."""
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        *,
+        max_cost: int,
+        cost: Callable[[Item], int] = lambda _: 1,
+    ) -> None:
+        """Make an idle batcher.
+
+        Args:
+            compute: from a batch to as many results, in order; its exception goes to every caller of the batch.
+            max_cost: a batch's costs add up to at most this (a single item may cost more).
+            cost: what one item costs, for example its tokens.
+        """
+        self._compute = compute
+        self._max_cost = max_cost
+        self._cost = cost
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._arrived = asyncio.Event()
+        self._owner: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start the owner task on the running loop."""
+        self._owner = asyncio.create_task(self._run(), name="micro-batcher")
+
+    async def stop(self) -> None:
+        """End the owner task; callers still waiting are cancelled."""
+        if self._owner is not None:
+            self._owner.cancel()
+            await asyncio.gather(self._owner, return_exceptions=True)
+        while self._waiting:
+            self._waiting.popleft()[1].cancel()
+
+    async def submit(self, item: Item) -> Result:
+        """The result for one item, computed with whatever else is waiting."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._arrived.set()
+        return await future
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        total = 0
+        while self._waiting:
+            item, future = self._waiting[0]
+            if future.cancelled():
+                self._waiting.popleft()
+                continue
+            total += self._cost(item)
+            if batch and total > self._max_cost:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while batch := self._take():
+                try:
+                    results = await self._compute([item for item, _ in batch])
+                except asyncio.CancelledError:
+                    for _, future in batch:
+                        future.cancel()
+                    raise
+                except Exception as error:  # noqa: BLE001 - handed to every caller of the batch
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), result in zip(batch, results, strict=True):
+                        if not future.done():
+                            future.set_result(result)

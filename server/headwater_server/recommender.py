@@ -1,0 +1,272 @@
+"""The way of a request: history → interests → candidates → filters → strategy → the final check → a slate."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.histories import HistoryEvent
+from headwater_core.shards import Vectors
+from headwater_server.catalogue_view import CatalogueView
+from headwater_server.embedder import UserEmbedder
+from headwater_server.errors import NotReadyError
+from headwater_server.filters import ItemFilter
+from headwater_server.item_space import Found
+from headwater_server.popularity import RecentPopularity
+from headwater_server.queries import Audience, RecommendQuery
+from headwater_server.reload import STABLE, Generations
+from headwater_server.serving_generation import ServingGeneration
+from headwater_server.strategy import FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
+from headwater_server.user_states import UserState, UserStates
+
+HISTORY_UNAVAILABLE = "history"
+NEVER_AGAIN = frozenset({"dislike", "hide"})
+"""Items with such an event in the history are left out even when seen items are not."""
+_CONTEXT_EVENT = "view"
+_DIVERSITY_POOL = 5
+"""Candidates per place among which variety is looked for."""
+_REASONS = {
+    TOWER: "close to what you did lately",
+    POPULAR: "popular now",
+    FRESH: "new, and close to what you did lately",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """What a request is answered with."""
+
+    generation: ServingGeneration
+    candidates: list[Candidate]
+    has_more: bool
+    degraded_parts: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an audience when its answer is made."""
+
+    history: tuple[HistoryEvent, ...]
+    seen_item_ids: frozenset[str] | set[str]
+    state: UserState | None
+    """The stored part; None when it could not be read."""
+    is_stored_only: bool
+    degraded_parts: list[str]
+
+
+class Recommender:
+    """Answers from user states, the loaded generations and the catalogue view."""
+
+    def __init__(
+        self,
+        states: UserStates,
+        generations: Generations,
+        embedder: UserEmbedder,
+        view: CatalogueView,
+        popularity: RecentPopularity,
+        *,
+        run_in_compute: Callable[..., Awaitable[Any]],
+        now_us: Callable[[], int],
+        fresh_every: int,
+        fresh_top_share: float,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            states: histories.
+            generations: what is loaded.
+            embedder: histories → interests.
+            view: items for filters.
+            popularity: what is popular now.
+            run_in_compute: runs a blocking computation off the event loop.
+            now_us: the clock, microseconds since 1970 UTC.
+            fresh_every: one place in so many goes to a new item that fits.
+            fresh_top_share: how far down the catalogue's ranking still fits.
+        """
+        self._states = states
+        self._generations = generations
+        self._embedder = embedder
+        self._view = view
+        self._popularity = popularity
+        self._run_in_compute = run_in_compute
+        self._now_us = now_us
+        self._fresh_every = fresh_every
+        self._fresh_top_share = fresh_top_share
+
+    async def recommend(self, query: RecommendQuery) -> Slate:
+        """The slate for a checked request.
+
+        Raises:
+            NotReadyError: the generation asked for is not loaded.
+            DatabaseUnavailableError: the consistency token needs the database and it is away.
+        """
+        generation = self._generation(query)
+        known = await self.known(query.audience)
+        notices = self._notices(query)
+        history = known.history + tuple(
+            HistoryEvent(0, self._now_us(), _CONTEXT_EVENT, item_id)
+            for item_id in query.context_item_ids
+            if item_id in self._view.items
+        )
+        excluded = set(query.item_filter.excluded).union(query.context_item_ids)
+        if query.page is not None:
+            excluded.update(query.page.served_item_ids)
+        if query.exclude_seen:
+            excluded.update(known.seen_item_ids, (event.item_id for event in known.history))
+        excluded.update(event.item_id for event in known.history if event.event_type in NEVER_AGAIN)
+        item_filter = dataclasses.replace(query.item_filter, excluded=frozenset(excluded))
+        if known.state is not None and known.is_stored_only and not query.context_item_ids:
+            interests = await self._embedder.of_state(generation, known.state)
+        elif history:
+            interests = await self._embedder.of_history(generation, history)
+        else:
+            interests = generation.items.no_interests()
+        wanted = query.page_size + 1  # one more tells whether there is a next page
+        pool = wanted * (_DIVERSITY_POOL if query.diversity > 0.0 else 1)
+        found = await self._run_in_compute(self._retrieve, generation, interests, pool, item_filter)
+        personal = [Candidate(item.item_id, item.score, FRESH if item.is_fresh else TOWER) for item in found]
+        slate = make_slate(personal, list(self._popular(item_filter, pool)), pool)
+        if query.diversity > 0.0:
+            slate = self._diversified(generation, slate, query.diversity, wanted)
+        has_more = len(slate) > query.page_size
+        slate = slate[: query.page_size]
+        if generation.items.fresh_count and len(interests):
+            fresh = await self._run_in_compute(self._fitting_fresh, generation, interests, item_filter)
+            slate = place_fresh(slate, fresh, self._fresh_every)
+        # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
+        now_us = self._now_us()
+        slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
+        return Slate(generation, slate, has_more, known.degraded_parts, notices)
+
+    async def known(self, audience: Audience) -> Known:
+        """The audience's history and seen items.
+
+        Raises:
+            DatabaseUnavailableError: the consistency token needs the database and it is away.
+        """
+        if audience.subject is None:
+            return Known(audience.recent_events, frozenset(), None, False, [])
+        try:
+            state = await self._states.get(audience.subject, audience.min_position)
+        except DatabaseUnavailableError:
+            if audience.min_position:
+                raise
+            return Known(audience.recent_events, frozenset(), None, False, [HISTORY_UNAVAILABLE])
+        history = (*state.history, *audience.recent_events)
+        return Known(history, state.seen_item_ids, state, not audience.recent_events, [])
+
+    async def interests(self, audience: Audience) -> tuple[ServingGeneration, Vectors, int]:
+        """The stable generation, the audience's interests (K, d) in it, and the length of the history they rest on.
+
+        Raises:
+            NotReadyError: no generation is loaded.
+            DatabaseUnavailableError: the history cannot be read.
+        """
+        generation = self._generations.by_label(STABLE)
+        known = await self.known(audience)
+        if known.degraded_parts:
+            raise DatabaseUnavailableError("the history cannot be read now")
+        if known.state is not None and known.is_stored_only:
+            interests = await self._embedder.of_state(generation, known.state)
+        elif known.history:
+            interests = await self._embedder.of_history(generation, known.history)
+        else:
+            interests = generation.items.no_interests()
+        return generation, interests, min(len(known.history), generation.config.history_length)
+
+    async def similar(self, item_id: str, k: int, item_filter: ItemFilter) -> tuple[ServingGeneration, list[Found]]:
+        """The k items most like an item that the catalogue holds.
+
+        Raises:
+            NotReadyError: no generation is loaded.
+        """
+        generation = self._generations.by_label(STABLE)
+        now_us = self._now_us()
+        items = self._view.items
+        found = await self._run_in_compute(
+            generation.items.similar, item_id, k, lambda other: item_filter.passes(items.get(other), now_us)
+        )
+        now_us = self._now_us()
+        return generation, [other for other in found if item_filter.passes(items.get(other.item_id), now_us)]
+
+    def reasons(self, candidate: Candidate) -> list[str]:
+        """Why a candidate is there, for a person to read."""
+        return [_REASONS[candidate.source]]
+
+    def _generation(self, query: RecommendQuery) -> ServingGeneration:
+        if query.generation:
+            return self._generations.by_number(query.generation)
+        if query.label:
+            return self._generations.by_label(query.label)
+        if query.page is not None:
+            try:
+                return self._generations.by_number(query.page.generation)
+            except NotReadyError:
+                pass  # the pinned generation is gone: the current one continues
+        return self._generations.by_label(STABLE)
+
+    def _notices(self, query: RecommendQuery) -> list[str]:
+        notices = [
+            f"filter.categories: no item has the category {category!r}"
+            for category in sorted(query.item_filter.categories)
+            if not self._view.in_category(category)
+        ]
+        notices += [
+            f"context_item_ids[{index}]: no item {item_id!r}"
+            for index, item_id in enumerate(query.context_item_ids)
+            if item_id not in self._view.items
+        ]
+        return notices
+
+    def _retrieve(
+        self, generation: ServingGeneration, interests: Vectors, k: int, item_filter: ItemFilter
+    ) -> list[Found]:
+        if not len(interests):
+            return []
+        now_us = self._now_us()
+        items = self._view.items
+        only = list(item_filter.matching(self._view, now_us)) if item_filter.is_selective else None
+        return generation.items.retrieve(
+            interests,
+            k,
+            lambda item_id: item_filter.passes(items.get(item_id), now_us),
+            only,
+            len(item_filter.excluded),
+        )
+
+    def _popular(self, item_filter: ItemFilter, k: int) -> Iterator[Candidate]:
+        now_us = self._now_us()
+        passing = (
+            Candidate(item_id, self._popularity.score(item_id), POPULAR)
+            for item_id in self._popularity.ranking()
+            if item_filter.passes(self._view.items.get(item_id), now_us)
+        )
+        return itertools.islice(passing, k)
+
+    def _fitting_fresh(
+        self, generation: ServingGeneration, interests: Vectors, item_filter: ItemFilter
+    ) -> list[Candidate]:
+        """New items that score within the top share of the catalogue for these interests, best first."""
+        now_us = self._now_us()
+        items = self._view.items
+        fresh = generation.items.fresh_ranking(
+            interests, lambda item_id: item_filter.passes(items.get(item_id), now_us)
+        )
+        if not fresh:
+            return []
+        bar = generation.items.score_at(interests, max(1, int(self._fresh_top_share * generation.items.item_count)))
+        return [Candidate(item.item_id, item.score, FRESH) for item in fresh if item.score >= bar]
+
+    def _diversified(
+        self, generation: ServingGeneration, slate: list[Candidate], diversity: float, size: int
+    ) -> list[Candidate]:
+        placed = [
+            (candidate, row) for candidate in slate if (row := generation.items.row(candidate.item_id)) is not None
+        ]
+        vectors = generation.items.vectors([row for _, row in placed])
+        return diversify([candidate for candidate, _ in placed], vectors, diversity, size)

@@ -1,0 +1,204 @@
+"""Which generations are loaded, and how a new one takes over.
+
+TensorFlow Serving's rule: load the new one beside the old, warm it up, swap, and only then let the old one go (its last
+request keeps it alive). A generation that fails to load leaves the old one serving; its reason is kept and it is tried
+again only after a growing pause, when asked to, or when another is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.errors import ArtifactError, DatabaseUnavailableError, HeadwaterError
+from headwater_core.generation import LoadedGeneration
+from headwater_core.histories import TextFeatures
+from headwater_core.registry import GenerationRegistry
+from headwater_server.errors import NotReadyError
+from headwater_server.metrics import ServerMetrics
+from headwater_server.serving_generation import ServingGeneration
+
+STABLE = "stable"
+_FIRST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 300.0
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a generation is not loaded."""
+
+    reason: str
+    attempts: int
+    retry_at_s: float
+    """On time.monotonic's clock."""
+
+
+class Generations:
+    """The loaded generations by label and by number."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        registry: GenerationRegistry,
+        text_features: TextFeatures,
+        metrics: ServerMetrics,
+        *,
+        run_in_database: Callable[..., Awaitable[dict[str, int]]],
+        run_in_loader: Callable[..., Awaitable[ServingGeneration]],
+        prepare: Callable[[ServingGeneration], Awaitable[None]],
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            store: where the files are.
+            registry: where the labels are.
+            text_features: for the queries of searches in histories.
+            metrics: where swaps and failures are counted.
+            run_in_database: runs a blocking call on the database off the event loop.
+            run_in_loader: runs the blocking load off the event loop.
+            prepare: makes a loaded generation ready to serve: newer items placed, warmed up.
+        """
+        self._store = store
+        self._registry = registry
+        self._text_features = text_features
+        self._metrics = metrics
+        self._run_in_database = run_in_database
+        self._run_in_loader = run_in_loader
+        self._prepare = prepare
+        self._turn = asyncio.Lock()
+        self._labels: dict[str, int] = {}
+        self._loaded: dict[int, ServingGeneration] = {}
+        self._loading: int | None = None
+        self._previous_stable: int | None = None
+        self.failures: dict[int, Failure] = {}
+        self.changed = asyncio.Condition()
+        """Notified after every swap of `stable`."""
+
+    @property
+    def stable(self) -> ServingGeneration | None:
+        """What answers when the request names nothing else."""
+        return self._loaded.get(self._labels.get(STABLE, 0))
+
+    @property
+    def loaded(self) -> tuple[ServingGeneration, ...]:
+        """Every loaded generation."""
+        return tuple(self._loaded.values())
+
+    @property
+    def loading(self) -> int | None:
+        """The generation being loaded now."""
+        return self._loading
+
+    def labels_of(self, number: int) -> list[str]:
+        """The labels under which this server serves a generation."""
+        return [label for label, named in self._labels.items() if named == number]
+
+    def by_label(self, label: str) -> ServingGeneration:
+        """The generation served under a label.
+
+        Raises:
+            NotReadyError: none is.
+        """
+        number = self._labels.get(label)
+        if number is None or number not in self._loaded:
+            if label == STABLE:
+                raise NotReadyError("no generation is published yet; run `headwater-updater bootstrap`")
+            raise NotReadyError(f"label: {label!r} names no loaded generation")
+        return self._loaded[number]
+
+    def by_number(self, number: int) -> ServingGeneration:
+        """A loaded generation.
+
+        Raises:
+            NotReadyError: it is not loaded.
+        """
+        if number not in self._loaded:
+            raise NotReadyError(f"generation: {number} is not loaded here")
+        return self._loaded[number]
+
+    async def refresh(self, *, impatient: bool = False) -> None:
+        """Look at the labels and load what they name.
+
+        Args:
+            impatient: also try again what failed a moment ago.
+        """
+        async with self._turn:
+            wanted = await self._read_labels()
+            for label, number in sorted(wanted.items(), key=lambda entry: entry[0] != STABLE):
+                if self._labels.get(label) == number and number in self._loaded:
+                    continue
+                if number not in self._loaded and not await self._load(number, impatient=impatient):
+                    continue
+                await self._point(label, number)
+            for label in self._labels.keys() - wanted.keys() if wanted else ():
+                del self._labels[label]
+                self._metrics.generation.remove(label)
+            kept = {*self._labels.values(), self._previous_stable}
+            # Forgetting is enough: files are unmapped and weights freed with the last request that holds them.
+            self._loaded = {number: loaded for number, loaded in self._loaded.items() if number in kept}
+            self.failures = {number: why for number, why in self.failures.items() if number in wanted.values()}
+
+    async def _read_labels(self) -> dict[str, int]:
+        try:
+            return await self._run_in_database(self._registry.labels)
+        except DatabaseUnavailableError:
+            if self._labels:
+                return dict(self._labels)
+            number = await self._run_in_database(self._store.read_label, STABLE)
+            return {STABLE: number} if isinstance(number, int) else {}
+
+    async def _load(self, number: int, *, impatient: bool) -> bool:
+        failure = self.failures.get(number)
+        if failure is not None and not impatient and time.monotonic() < failure.retry_at_s:
+            return False
+        self._loading = number
+        began = time.monotonic()
+        try:
+            generation = await self._run_in_loader(self._load_files, number)
+            self._loaded[number] = generation
+            await self._prepare(generation)
+        except HeadwaterError as error:
+            self._loaded.pop(number, None)
+            self._note_failure(number, str(error), failure)
+            return False
+        finally:
+            self._loading = None
+        self.failures.pop(number, None)
+        self._metrics.load_seconds.observe(time.monotonic() - began)
+        log.info(
+            "generation_loaded",
+            generation=number,
+            items=generation.items.item_count,
+            watermark=generation.manifest.watermark,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        return True
+
+    def _load_files(self, number: int) -> ServingGeneration:
+        try:
+            return ServingGeneration(LoadedGeneration.load(self._store, number), self._text_features)
+        except (ValueError, MemoryError, OSError, RuntimeError) as error:
+            raise ArtifactError("load", f"generation {number}", f"{type(error).__name__}: {error}") from error
+
+    def _note_failure(self, number: int, reason: str, before: Failure | None) -> None:
+        attempts = before.attempts + 1 if before else 1
+        pause_s = min(_FIRST_RETRY_S * 2 ** (attempts - 1), _LONGEST_RETRY_S)
+        self.failures[number] = Failure(reason, attempts, time.monotonic() + pause_s)
+        self._metrics.load_failures.inc()
+        log.error("generation_not_loaded", generation=number, reason=reason, attempts=attempts, retry_in_s=pause_s)
+
+    async def _point(self, label: str, number: int) -> None:
+        before = self._labels.get(label)
+        self._labels[label] = number
+        self._metrics.generation.labels(label).set(number)
+        if label == STABLE:
+            self._previous_stable = before
+            self._metrics.swaps.inc()
+            async with self.changed:
+                self.changed.notify_all()

@@ -1,0 +1,284 @@
+"""Everything a service may reach, joined once at start."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import structlog
+import torch
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.catalogue import Catalogue, ItemChange
+from headwater_core.database import Database
+from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.event_types import EventTypes
+from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject
+from headwater_core.features import FeatureStore
+from headwater_core.feedback_log import FeedbackLog, subject_hash
+from headwater_core.impressions import ImpressionLog
+from headwater_core.registry import GenerationRegistry
+from headwater_core.text import CachedTextEncoder, TextEncoder
+from headwater_server.catalogue_tail import CatalogueTail
+from headwater_server.catalogue_view import CatalogueView
+from headwater_server.embedder import UserEmbedder
+from headwater_server.fresh import Features, FreshPlacer
+from headwater_server.group_committer import GroupCommitter
+from headwater_server.impression_writer import ImpressionWriter
+from headwater_server.log_tail import Backlog, LogTail
+from headwater_server.metrics import ServerMetrics
+from headwater_server.popularity import RecentPopularity
+from headwater_server.recommender import Recommender
+from headwater_server.reload import Generations
+from headwater_server.serving_generation import ServingGeneration
+from headwater_server.settings import ServerSettings
+from headwater_server.user_states import Loaded, UserState, UserStates
+
+STATE_HISTORY_LENGTH = 500
+"""Events kept of a history; a generation's towers read its last `history_length` of them."""
+_WARM_UP_HISTORIES = 64
+_POPULARITY_HALF_LIVES = 4
+_DATABASE_THREADS = 8
+_COMPUTE_THREADS = 2
+
+Result = TypeVar("Result")
+log = structlog.get_logger(__name__)
+
+
+class Rooms:
+    """The parts of one server and the threads they work on."""
+
+    def __init__(self, settings: ServerSettings, now_us: Callable[[], int] | None = None) -> None:
+        """Join the parts; nothing is read yet.
+
+        Args:
+            settings: this server's.
+            now_us: the clock, microseconds since 1970 UTC; the system's by default.
+        """
+        self.settings = settings
+        self.tenant = settings.tenant
+        self.max_ahead_us = int(settings.max_ahead_s * 1_000_000)
+        self.now_us = now_us or (lambda: time.time_ns() // 1000)
+        self.server_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.metrics = ServerMetrics()
+        self._database_threads = ThreadPoolExecutor(_DATABASE_THREADS, "database")
+        self._compute_threads = ThreadPoolExecutor(
+            _COMPUTE_THREADS, "compute", initializer=torch.set_num_threads, initargs=(settings.torch_threads,)
+        )
+        self._loader_thread = ThreadPoolExecutor(1, "loader")
+        self._text_thread = ThreadPoolExecutor(1, "text")
+
+        self.database = Database(settings.database_url)
+        self.log = FeedbackLog(self.database, self.tenant)
+        self.event_type_store = EventTypes(self.database, self.tenant)
+        self.event_types: Mapping[str, EventType] = BUILT_IN_EVENT_TYPES
+        self.catalogue = Catalogue(self.database, self.tenant)
+        self.registry = GenerationRegistry(self.database, self.tenant)
+        self._features = FeatureStore(self.database, self.tenant)
+        self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir)
+
+        self.view = CatalogueView()
+        self.popularity = RecentPopularity(settings.popularity_half_life_events)
+        self.backlog = Backlog()
+        self.states = UserStates(
+            self._load_state,
+            lambda: self.event_types,
+            history_length=STATE_HISTORY_LENGTH,
+            capacity=settings.state_capacity,
+        )
+        self.impression_writer = ImpressionWriter(
+            ImpressionLog(self.database, self.tenant), self.in_database, self.metrics
+        )
+        self.log_tail = LogTail(self.log, self.in_database, self._apply)
+        self.committer = GroupCommitter(self.log, self.in_database, self.log_tail.committed, self.now_us)
+        self.embedder = UserEmbedder(self.in_compute, self.metrics, batch_tokens=settings.batch_tokens)
+        self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
+        self.catalogue_tail = CatalogueTail(self.catalogue, self.view, self.in_database, self._catalogue_changed)
+        self.generations = Generations(
+            self._store,
+            self.registry,
+            self._query_features,
+            self.metrics,
+            run_in_database=self.in_database,
+            run_in_loader=functools.partial(self._run, self._loader_thread),
+            prepare=self._prepare,
+        )
+        self.recommender = Recommender(
+            self.states,
+            self.generations,
+            self.embedder,
+            self.view,
+            self.popularity,
+            run_in_compute=self.in_compute,
+            now_us=self.now_us,
+            fresh_every=settings.fresh_every,
+            fresh_top_share=settings.fresh_top_share,
+        )
+        self._last_erasure = 0
+
+    # --- threads
+
+    async def in_database(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a blocking call on the database off the event loop."""
+        return await self._run(self._database_threads, call, *arguments)
+
+    async def in_compute(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a blocking computation off the event loop."""
+        return await self._run(self._compute_threads, call, *arguments)
+
+    async def _run(self, threads: ThreadPoolExecutor, call: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(threads, functools.partial(call, *arguments))
+
+    # --- life
+
+    async def open(self) -> None:
+        """Migrate the database, read what requests need, and start the tasks that belong to the parts.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot be reached.
+        """
+        await self.in_database(self.database.migrate)
+        await self.refresh_event_types()
+        await self.catalogue_tail.catch_up()
+        self.states.set_links(await self.in_database(self.log.links))
+        self._last_erasure = await self.in_database(self._newest_erasure)
+        head = await self.in_database(self.log.head)
+        window = _POPULARITY_HALF_LIVES * self.settings.popularity_half_life_events
+        self.log_tail.position = self.states.applied_position = max(0, head - window)
+        await self.log_tail.catch_up()
+        self.committer.start()
+        self.embedder.start()
+        self.impression_writer.start()
+        log.info("server_state_read", items=len(self.view.items), position=self.log_tail.position)
+
+    async def follow(self) -> None:
+        """Read what other processes wrote since: events, catalogue changes, erasures.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot be reached now.
+        """
+        await self.log_tail.catch_up()
+        await self.catalogue_tail.catch_up()
+        for erasure in await self.in_database(self.log.erasures_after, self._last_erasure):
+            self._last_erasure = erasure.number
+            for subject in self.states.subjects():
+                if subject_hash(subject) == erasure.subject_hash:
+                    self.states.drop(subject)
+            self.states.set_links(await self.in_database(self.log.links))
+        self._gauge()
+
+    async def heartbeat(self) -> None:
+        """Tell the updater which generations are in use here, so that it keeps them."""
+        held = [generation.number for generation in self.generations.loaded]
+        await self.in_database(self.registry.heartbeat, self.server_id, held, self.settings.lease_ttl_s, self.now_us())
+
+    async def close(self) -> None:
+        """Write what waits, give the lease back, end every task and thread."""
+        await self.committer.stop()
+        await self.embedder.stop()
+        await self.impression_writer.stop()
+        try:
+            await self.in_database(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
+        except DatabaseUnavailableError:
+            log.warning("lease_not_returned")
+        for threads in (self._database_threads, self._compute_threads, self._loader_thread, self._text_thread):
+            threads.shutdown(wait=True, cancel_futures=True)
+        self._store.close()
+        self.database.close()
+
+    # --- what services share
+
+    async def refresh_event_types(self) -> None:
+        """Read the registered event types."""
+        self.event_types = await self.in_database(self.event_type_store.all)
+
+    async def register_event_types(self, names: Collection[str]) -> None:
+        """Register the types that an import meets and nobody registered; names that cannot be types are left out."""
+        unknown = [name for name in names if name not in self.event_types]
+        if unknown:
+            await self.in_database(self.event_type_store.register_missing, unknown)
+            await self.refresh_event_types()
+
+    async def compute_features(self, item_ids: Collection[str]) -> None:
+        """Compute and store the text features of items that have none yet."""
+        items = await self.in_database(self.catalogue.get, item_ids)
+        texts = [text for item in items.values() if (text := item.text())]
+        if texts:
+            await self._run(self._text_thread, self._encode, texts)
+
+    async def load_text_encoder(self) -> None:
+        """Load the text encoder now rather than on the first new item."""
+        await self._run(self._text_thread, lambda: self._encoder)
+
+    # --- what the parts call
+
+    @functools.cached_property
+    def _encoder(self) -> CachedTextEncoder:
+        return CachedTextEncoder(TextEncoder(self.settings.text_encoder_path), self._features)
+
+    def _encode(self, texts: Sequence[str]) -> Any:
+        return self._encoder.features(texts)
+
+    def _query_features(self, texts: Sequence[str]) -> np.ndarray:
+        return np.asarray(self._text_thread.submit(self._encode, texts).result(), dtype=np.float32)
+
+    async def _stored_features(self, hashes: Sequence[bytes]) -> Features:
+        stable = self.generations.loaded
+        encoder = stable[-1].manifest.text_encoder if stable else ""
+        return await self.in_database(self._features.get, encoder, hashes)
+
+    async def _load_state(self, subject: Subject) -> Loaded:
+        def read() -> Loaded:
+            head = self.log.head()  # first: everything up to it is in what is read next
+            return Loaded(self.log.history(subject, STATE_HISTORY_LENGTH), self.log.seen_item_ids(subject), head)
+
+        return await self.in_database(read)
+
+    def _newest_erasure(self) -> int:
+        number = 0
+        while batch := self.log.erasures_after(number):
+            number = batch[-1].number
+        return number
+
+    def _apply(self, logged: LoggedEvent) -> None:
+        event = logged.event
+        self.states.apply(logged)
+        self.backlog.add(logged.position, logged.received_time_us)
+        event_type = self.event_types.get(event.event_type)
+        if event.item_id and event_type is not None and event_type.is_target and event_type.weight > 0.0:
+            self.popularity.add(event.item_id, event_type.weight)
+
+    async def _catalogue_changed(self, changes: Sequence[ItemChange]) -> None:
+        for change in changes:
+            if change.item is None:
+                self.popularity.remove(change.item_id)
+        if self.generations.loaded:
+            await self._placer.take(changes, self.generations.loaded)
+
+    async def _prepare(self, generation: ServingGeneration) -> None:
+        """Place newer items, then answer for the users seen last: caches filled, files paged in, code warm."""
+        await self._placer.fill(generation)
+        states: list[UserState] = self.states.newest(_WARM_UP_HISTORIES)
+        for state in states:
+            await self.embedder.of_state(generation, state)
+        vectors = [state.vectors[generation.number][1] for state in states]
+        for interests in vectors or [np.ones((1, generation.items.dimension), dtype=np.float32)]:
+            await self.in_compute(generation.items.retrieve, interests, 10, lambda _: True)
+
+    def _gauge(self) -> None:
+        self.metrics.log_position.set(self.log_tail.position)
+        self.metrics.catalogue_revision.set(self.view.revision)
+        self.metrics.user_states.set(len(self.states))
+        stable = self.generations.stable
+        if stable is not None:
+            self.metrics.fresh_items.set(stable.items.fresh_count)
+            staleness_us = self.backlog.staleness_us(stable.manifest.watermark, self.now_us())
+            self.metrics.staleness_seconds.set(staleness_us / 1e6)

@@ -1,0 +1,211 @@
+"""RecommendationService: answers what to show next."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from headwater.v1 import event_pb2
+from headwater.v1 import recommendation_service_pb2 as pb
+from headwater.v1 import recommendation_service_pb2_grpc as pb_grpc
+from headwater_core.errors import HeadwaterError, InvalidFieldError, NotFoundError
+from headwater_core.events import check_id
+from headwater_core.impressions import Impression, ShownItem
+from headwater_server import convert, queries
+from headwater_server.errors import NotBuiltError
+from headwater_server.item_space import Found
+from headwater_server.queries import Audience, RecommendQuery
+from headwater_server.recommender import Slate
+from headwater_server.rooms import Rooms
+from headwater_server.statuses import code_of
+from headwater_server.strategy import FRESH, TOWER
+from headwater_server.tokens import PageToken, attribution_token
+
+MAX_BATCH = 100
+_MAX_SERVED = 5000
+"""Items that one paging may serve: the page token carries them."""
+_STRATEGY = "tower-popular-fresh/1"
+
+
+class RecommendationService(pb_grpc.RecommendationServiceServicer):
+    """See protos/headwater/v1/recommendation_service.proto."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        """Answer from these rooms."""
+        self._rooms = rooms
+
+    async def Recommend(  # noqa: N802
+        self, request: pb.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.RecommendResponse:
+        """Recommend to one."""
+        return await self._recommend(request)
+
+    async def BatchRecommend(  # noqa: N802
+        self, request: pb.BatchRecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.BatchRecommendResponse:
+        """Recommend to many; the histories are embedded together."""
+        queries.check_count("requests", request.requests, MAX_BATCH, smallest=1)
+        results = await asyncio.gather(*(self._result(each) for each in request.requests))
+        return pb.BatchRecommendResponse(results=results)
+
+    async def SimilarItems(  # noqa: N802
+        self, request: pb.SimilarItemsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.SimilarItemsResponse:
+        """Find the items nearest to an item."""
+        check_id("item_id", request.item_id, required=True)
+        size = queries.page_size(request.page_size)
+        item_filter = queries.item_filter(request.filter, request.exclude_item_ids)
+        if request.item_id not in self._rooms.view.items:
+            raise NotFoundError(f"item_id: no item {request.item_id!r}")
+        generation, found = await self._rooms.recommender.similar(request.item_id, size, item_filter)
+        return pb.SimilarItemsResponse(
+            results=[self._similar(rank, other, request.return_items) for rank, other in enumerate(found, start=1)],
+            generation=generation.number,
+        )
+
+    async def ScoreItems(  # noqa: N802
+        self, request: pb.ScoreItemsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ScoreItemsResponse:
+        """Score given items for a user."""
+        queries.check_ids("item_ids", request.item_ids, queries.MAX_SCORED_ITEMS, smallest=1)
+        audience = self._audience(request)
+        rooms = self._rooms
+        generation, interests, _ = await rooms.recommender.interests(audience)
+        available = queries.item_filter(pb.ItemFilter())
+        now_us = rooms.now_us()
+        scorable = [
+            item_id
+            for item_id in dict.fromkeys(request.item_ids)
+            if available.passes(rooms.view.items.get(item_id), now_us) and generation.items.row(item_id) is not None
+        ]
+        response = pb.ScoreItemsResponse(
+            missing_item_ids=[item_id for item_id in request.item_ids if item_id not in set(scorable)],
+            generation=generation.number,
+            probability_reference=pb.PROBABILITY_REFERENCE_SAMPLED_EXPOSURE,
+        )
+        if scorable:
+            scores = await rooms.in_compute(generation.score, interests, scorable)
+            for index, item_id in enumerate(scorable):
+                probabilities = zip(generation.learned_types, scores.probabilities[index], strict=True)
+                response.scores.add(
+                    item_id=item_id,
+                    score=float(scores.ranking[index]),
+                    probabilities={name: float(probability) for name, probability in probabilities},
+                    expected_value=None if scores.expected_values is None else float(scores.expected_values[index]),
+                )
+        return response
+
+    async def EmbedUser(  # noqa: N802
+        self, request: pb.EmbedUserRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EmbedUserResponse:
+        """Give a user's interest vectors."""
+        audience = self._audience(request)
+        if audience.subject is None and not audience.recent_events:
+            raise InvalidFieldError("user_id", "one of user_id, visitor_id and recent_events is required")
+        generation, interests, length = await self._rooms.recommender.interests(audience)
+        return pb.EmbedUserResponse(
+            interests=[pb.InterestVector(values=interest.tolist()) for interest in interests],
+            generation=generation.number,
+            history_length=length,
+        )
+
+    async def SearchItems(  # noqa: N802
+        self, request: pb.SearchItemsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.SearchItemsResponse:
+        """Not built yet."""
+        raise NotBuiltError("SearchItems is not built yet")
+
+    async def _result(self, request: pb.RecommendRequest) -> pb.BatchRecommendResult:
+        try:
+            return pb.BatchRecommendResult(response=await self._recommend(request))
+        except HeadwaterError as error:
+            field = error.field if isinstance(error, InvalidFieldError) else ""
+            reason = error.reason if isinstance(error, InvalidFieldError) else str(error)
+            return pb.BatchRecommendResult(
+                error=pb.RequestError(code=code_of(error).value[0], field=field, reason=reason)
+            )
+
+    async def _recommend(self, request: pb.RecommendRequest) -> pb.RecommendResponse:
+        rooms = self._rooms
+        query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us())
+        slate = await rooms.recommender.recommend(query)
+        slate_id = uuid.uuid4().hex
+        degraded = slate.degraded_parts + (["catalogue"] if rooms.catalogue_tail.is_behind else [])
+        for part in degraded:
+            rooms.metrics.degraded.labels(part).inc()
+        self._log_impression(query, slate, slate_id)
+        return self._response(query, slate, slate_id, degraded)
+
+    def _response(
+        self, query: RecommendQuery, slate: Slate, slate_id: str, degraded: Sequence[str]
+    ) -> pb.RecommendResponse:
+        rooms = self._rooms
+        manifest = slate.generation.manifest
+        served = query.page.served_item_ids if query.page is not None else ()
+        staleness_us = rooms.backlog.staleness_us(manifest.watermark, rooms.now_us())
+        response = pb.RecommendResponse(
+            attribution_token=attribution_token(rooms.tenant, slate_id),
+            generation=manifest.number,
+            watermark=manifest.watermark,
+            staleness=Duration(seconds=staleness_us // 1_000_000, nanos=staleness_us % 1_000_000 * 1000),
+            degraded=bool(degraded),
+            degraded_reasons=[f"{part} unavailable" for part in degraded],
+            notices=slate.notices,
+        )
+        for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
+            result = response.results.add(
+                item_id=candidate.item_id, score=candidate.score, rank=rank, sources=[candidate.source]
+            )
+            if query.explain:
+                result.reasons.extend(rooms.recommender.reasons(candidate))
+            if query.return_items and (item := rooms.view.items.get(candidate.item_id)) is not None:
+                result.item.CopyFrom(convert.from_item(item))
+        shown = (*served, *(candidate.item_id for candidate in slate.candidates))
+        if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
+            response.next_page_token = PageToken(rooms.tenant, manifest.number, shown).seal()
+        return response
+
+    def _log_impression(self, query: RecommendQuery, slate: Slate, slate_id: str) -> None:
+        self._rooms.impression_writer.add(
+            Impression(
+                slate_id=slate_id,
+                subject=query.audience.subject,
+                session_id=query.session_id,
+                surface=query.surface,
+                context=query.context,
+                strategy=_STRATEGY,
+                generation=slate.generation.number,
+                time_us=self._rooms.now_us(),
+                # The strategy draws nothing by chance: what it shows, it shows with certainty.
+                items=tuple(
+                    ShownItem(candidate.item_id, candidate.score, 1.0, (candidate.source,))
+                    for candidate in slate.candidates
+                ),
+            )
+        )
+
+    def _similar(self, rank: int, found: Found, return_item: bool) -> pb.RecommendedItem:
+        result = pb.RecommendedItem(
+            item_id=found.item_id, score=found.score, rank=rank, sources=[FRESH if found.is_fresh else TOWER]
+        )
+        if return_item and (item := self._rooms.view.items.get(found.item_id)) is not None:
+            result.item.CopyFrom(convert.from_item(item))
+        return result
+
+    def _audience(self, request: pb.ScoreItemsRequest | pb.EmbedUserRequest) -> Audience:
+        recent: Sequence[event_pb2.Event] = request.recent_events
+        rooms = self._rooms
+        return queries.audience(
+            request.user_id,
+            request.visitor_id,
+            recent,
+            request.min_consistency_token,
+            rooms.event_types,
+            rooms.tenant,
+            rooms.now_us(),
+        )

@@ -1,0 +1,106 @@
+"""A generation in service: its towers, its items and what it has embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from headwater_core.generation import LoadedGeneration
+from headwater_core.histories import HistoryEvent, TextFeatures, collate, tokens
+from headwater_core.manifest import Manifest
+from headwater_core.shards import Vectors
+from headwater_core.towers import ItemTextTower, JointHeads, TowerConfig, UserTower, load_state
+from headwater_server.item_space import ItemSpace
+
+
+class Scores(NamedTuple):
+    """What the towers and heads say of n items."""
+
+    ranking: npt.NDArray[np.float32]  # (n,) the best interest's inner product
+    probabilities: npt.NDArray[np.float32]  # (n, types), in the order of `learned_types`
+    expected_values: npt.NDArray[np.float32] | None  # (n,) in the events' own units; None when none carried a value
+
+
+class ServingGeneration:
+    """What requests are answered from. Methods that compute are for the compute threads, not the event loop."""
+
+    def __init__(self, loaded: LoadedGeneration, text_features: TextFeatures) -> None:
+        """Build the towers and fill them from the loaded files.
+
+        Args:
+            loaded: the verified, mapped files.
+            text_features: for the queries of searches in histories.
+
+        Raises:
+            ArtifactError: weights and configuration do not belong together.
+        """
+        self.manifest: Manifest = loaded.manifest
+        self.config = TowerConfig.from_dict(loaded.manifest.tower_config)
+        self._text_features = text_features
+        self._user_tower = UserTower(self.config).eval()
+        self._item_text_tower = ItemTextTower(self.config).eval()
+        self._joint_heads = JointHeads(self.config).eval()
+        load_state(self._user_tower, loaded.user_tower)
+        load_state(self._item_text_tower, loaded.item_tower)
+        load_state(self._joint_heads, loaded.joint_heads)
+        self.items = ItemSpace(loaded.table, loaded.retriever)
+        """Replaced as a whole when items come and go."""
+
+    @property
+    def number(self) -> int:
+        """Which generation it is."""
+        return self.manifest.number
+
+    @torch.inference_mode()
+    def embed(self, histories: Sequence[Sequence[HistoryEvent]]) -> list[Vectors]:
+        """The interests (K, d) of each history; (0, d) where no event is on an item with a vector."""
+        items = self.items
+        sequences = [tokens(events, self.config, lambda item_id: _from_one(items.row(item_id))) for events in histories]
+        readable = [sequence for sequence in sequences if len(sequence)]
+        if not readable:
+            return [items.no_interests() for _ in sequences]
+        batch = collate(readable, self.config, self._text_features)
+        rows = batch.item_rows.numpy()  # (B, T)
+        item_vectors = np.zeros((*rows.shape, items.dimension), dtype=np.float32)
+        known = rows > 0
+        item_vectors[known] = items.vectors(rows[known] - 1)
+        interests = iter(self._user_tower(batch, torch.from_numpy(item_vectors)).numpy())  # (B, K, d)
+        return [next(interests) if len(sequence) else items.no_interests() for sequence in sequences]
+
+    @torch.inference_mode()
+    def place(self, text_features: npt.NDArray[np.float16]) -> Vectors:
+        """Where items that the generation never saw belong, by their text alone. (n, F) → (n, d)."""
+        vectors: Vectors = self._item_text_tower(torch.from_numpy(text_features.astype(np.float32))).numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def score(self, interests: Vectors, item_ids: Sequence[str]) -> Scores:
+        """Score items that have vectors, for interests (K, d); K = 0 scores for nobody in particular."""
+        items = self.items
+        rows = [row for item_id in item_ids if (row := items.row(item_id)) is not None]
+        vectors = torch.from_numpy(items.vectors(rows))  # (n, d)
+        user = torch.from_numpy(interests) if len(interests) else torch.zeros(1, items.dimension)  # (K, d)
+        ranking, best = (vectors @ user.T).max(dim=1)  # (n, K) -> (n,)
+        logits, values = self._joint_heads(user[best], vectors)  # (n, types), (n,)
+        probabilities = logits.sigmoid().numpy()[:, 1:]  # the first column is the unknown type's
+        scale = self._value_scale
+        return Scores(ranking.numpy(), probabilities, None if scale is None else values.numpy() * scale[1] + scale[0])
+
+    @property
+    def learned_types(self) -> tuple[str, ...]:
+        """The event types that the generation knows."""
+        return self.config.event_types
+
+    @property
+    def _value_scale(self) -> tuple[float, float] | None:
+        """Mean and deviation of the values of the first type that carries any."""
+        scales = zip(self.config.value_mean, self.config.value_std, strict=True)
+        return next((scale for scale in scales if scale != (0.0, 1.0)), None)
+
+
+def _from_one(row: int | None) -> int:
+    return 0 if row is None else row + 1

@@ -1,0 +1,44 @@
+"""The server's settings. Command line > environment (`HEADWATER_…`) > default; checked once, at start."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from headwater_core.settings import CoreSettings
+
+
+class ServerSettings(CoreSettings):
+    """How one server answers."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """The address to listen on."""
+    port: int = Field(default=8980, ge=0, le=65535)
+    """The gRPC port; 0 takes a free one."""
+    metrics_port: int | None = Field(default=8981, ge=0, le=65535)
+    """The HTTP port of /metrics; 0 takes a free one, `None` (an empty variable) serves none."""
+    max_in_flight: int = Field(default=512, ge=1)
+    """Calls answered at once; more are refused with RESOURCE_EXHAUSTED and a hint when to try again."""
+    retry_after_ms: int = Field(default=100, ge=1)
+    """That hint."""
+    tail_interval_ms: int = Field(default=20, ge=1)
+    """How often the log is read for events of other servers, and the catalogue for their changes."""
+    label_interval_ms: int = Field(default=200, ge=10)
+    """How often the labels are read for new generations."""
+    lease_ttl_s: float = Field(default=30.0, gt=0)
+    """How long what this server has loaded is kept from deletion after it was last heard of."""
+    state_capacity: int = Field(default=100_000, ge=1)
+    """User histories kept in memory."""
+    batch_tokens: int = Field(default=4096, ge=1)
+    """History events embedded in one batch, at most."""
+    torch_threads: int = Field(default=1, ge=1)
+    """Threads of one embedding."""
+    popularity_half_life_events: int = Field(default=20_000, ge=1)
+    """After how many further events an old one counts half in what is popular."""
+    fresh_every: int = Field(default=10, ge=2)
+    """One place in so many goes to a new item that fits the user."""
+    fresh_top_share: float = Field(default=0.05, ge=0.0, le=1.0)
+    """A new item fits when it scores within this share of the catalogue's best for the user."""
+    drain_s: float = Field(default=10.0, ge=0)
+    """How long calls under way may take after SIGTERM."""
+    max_ahead_s: float = Field(default=300.0, ge=0)
+    """How far ahead of the server's clock an event_time may lie."""
