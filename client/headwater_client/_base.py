@@ -1,0 +1,99 @@
+"""What both clients are made of, apart from I/O: settings, deadlines, metadata, and how a method is made of a call."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
+
+from headwater_client import _channel
+from headwater_client._calls.core import Call
+from headwater_client._config import DEFAULT_ADDRESS, DEFAULT_TENANT, KeepAliveConfig, RetryConfig, TlsConfig, TokenHook
+from headwater_client._memory import TokenMemory
+from headwater_client.errors import ClientClosedError, ConfigurationError
+
+P = ParamSpec("P")
+
+
+class ClientBase:
+    """The settings of a client, checked."""
+
+    def __init__(
+        self,
+        address: str | Sequence[str] = DEFAULT_ADDRESS,
+        *,
+        token: str | TokenHook | None = None,
+        tenant: str = DEFAULT_TENANT,
+        tls: TlsConfig | None = None,
+        retry: RetryConfig | None = None,
+        keep_alive: KeepAliveConfig | None = None,
+        timeout_s: float | None = None,
+        read_your_writes: bool = False,
+    ) -> None:
+        """Nothing is connected yet: the first call does that.
+
+        Args:
+            address: `host:port`; several (IPs) in a list or with commas between them are used in turn.
+            token: sent as `authorization: Bearer …`: the token, or a function that gives it, asked for every call.
+                Without TLS it crosses the network readable.
+            tenant: whose events and items; sent as `headwater-tenant`.
+            tls: how to trust the server. Default: no TLS.
+            retry: when idempotent calls are tried again.
+            keep_alive: how a dead connection is noticed.
+            timeout_s: the deadline of calls that name none. Default: each method's own.
+            read_your_writes: True: the client remembers the last consistency token of up to 10,000 users it wrote
+                events of, and sends it along when it asks for them. False: it remembers nothing.
+
+        Raises:
+            ConfigurationError: the settings cannot work.
+        """
+        if timeout_s is not None and timeout_s <= 0:
+            raise ConfigurationError(f"timeout_s is {timeout_s}; must be above 0")
+        self._target = _channel.target(address)
+        self._options = _channel.options(retry or RetryConfig(), keep_alive or KeepAliveConfig(), tls)
+        self._credentials = _channel.credentials(tls) if tls is not None else None
+        self._token = token
+        self._tenant = tenant
+        self._timeout_s = timeout_s
+        self._memory = TokenMemory() if read_your_writes else None
+        self._stubs: dict[str, Any] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def _before(self, call: Call[Any]) -> float:
+        """Make the call ready to be sent, and give its deadline in seconds."""
+        if self._closed:
+            raise ClientClosedError("the client is closed")
+        if self._memory is not None:
+            self._memory.apply(call.request)
+        for timeout_s in (call.timeout_s, self._timeout_s):
+            if timeout_s is not None:
+                return timeout_s
+        return call.method.timeout_s
+
+    def _after(self, call: Call[Any], result: Any) -> None:
+        """Learn what there is to learn from an answered call."""
+        if self._memory is not None:
+            self._memory.remember(call.request, result)
+
+    def _metadata(self, token: str | None) -> tuple[tuple[str, str], ...]:
+        metadata: tuple[tuple[str, str], ...] = ()
+        if self._tenant != DEFAULT_TENANT:
+            metadata += (("headwater-tenant", self._tenant),)
+        if token:
+            metadata += (("authorization", f"Bearer {token}"),)
+        return metadata
+
+
+def present_as(method: Any, build: Callable[..., Call[Any]]) -> None:
+    """Let help() show a client's method as its builder was written: name, docstring, signature with `self`."""
+    signature = inspect.signature(build)
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    returns = str(signature.return_annotation).removeprefix("Call[").removesuffix("]")
+    method.__signature__ = signature.replace(
+        parameters=[own, *signature.parameters.values()], return_annotation=returns
+    )
+    method.__name__ = build.__name__
+    method.__qualname__ = build.__name__
+    method.__doc__ = build.__doc__

@@ -1,0 +1,117 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+
+from headwater_client._base import ClientBase, present_as
+from headwater_client._calls import catalog, events, health, models, recommendations, users
+from headwater_client._calls.core import Call
+from headwater_client.errors import ClientClosedError, ConfigurationError, from_grpc
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+def _method(build: Callable[P, Call[Result]]) -> Callable[Concatenate[Client, P], Result]:
+    """The client's method of a call's builder."""
+
+    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+        return self._make(build(*args, **kwargs))
+
+    present_as(method, build)
+    return method
+
+
+class Client(ClientBase):
+    """Asks a Headwater server, one blocking call at a time per thread; safe to share between threads.
+
+    Every call has a deadline. Calls that may be repeated are, by gRPC itself, while the server is unavailable or busy.
+    Close it, or use it in a `with`.
+    """
+
+    _channel: grpc.Channel | None = None
+
+    recommend = _method(recommendations.recommend)
+    batch_recommend = _method(recommendations.batch_recommend)
+    similar_items = _method(recommendations.similar_items)
+    score_items = _method(recommendations.score_items)
+    embed_user = _method(recommendations.embed_user)
+
+    write = _method(events.write)
+    list_events = _method(events.list_events)
+    delete_events = _method(events.delete_events)
+    list_event_types = _method(events.list_event_types)
+    upsert_event_types = _method(events.upsert_event_types)
+
+    upsert_items = _method(catalog.upsert_items)
+    get_items = _method(catalog.get_items)
+    list_items = _method(catalog.list_items)
+    delete_items = _method(catalog.delete_items)
+    set_availability = _method(catalog.set_availability)
+
+    get_profile = _method(users.get_profile)
+    delete_user = _method(users.delete_user)
+
+    list_generations = _method(models.list_generations)
+    get_generation = _method(models.get_generation)
+    set_label = _method(models.set_label)
+    rollback = _method(models.rollback)
+    reload = _method(models.reload)
+
+    health = _method(health.health)
+
+    def close(self) -> None:
+        """Close the connections; calls under way are cancelled. Closing twice is harmless."""
+        with self._lock:
+            self._closed = True
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make(self, call: Call[Result]) -> Result:
+        timeout_s = self._before(call)
+        token = self._token() if callable(self._token) else self._token
+        if token is not None and not isinstance(token, str):
+            raise ConfigurationError("the token hook of a Client must give a str; coroutines are for AsyncClient")
+        try:
+            response = self._stub(call)(call.request, timeout=timeout_s, metadata=self._metadata(token))
+        except grpc.RpcError as error:
+            raise from_grpc(error) from error
+        except ValueError as error:
+            if self._closed:  # another thread closed the channel just now; gRPC says so with a ValueError
+                raise ClientClosedError("the client is closed") from error
+            raise
+        result = call.read(response)
+        self._after(call, result)
+        return result
+
+    def _stub(self, call: Call[Any]) -> Any:
+        method = call.method
+        with self._lock:
+            if self._closed:
+                raise ClientClosedError("the client is closed")
+            if self._channel is None:
+                self._channel = self._open()
+            if method.path not in self._stubs:
+                self._stubs[method.path] = self._channel.unary_unary(
+                    method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+                )
+            return self._stubs[method.path]
+
+    def _open(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self._target, options=self._options)
+        return grpc.secure_channel(self._target, self._credentials, options=self._options)

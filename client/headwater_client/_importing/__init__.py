@@ -1,0 +1,1 @@
+"""Imports files of events and items: rows, what they mean, and how they are sent."""

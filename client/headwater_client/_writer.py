@@ -1,0 +1,191 @@
+"""Writes events in batches from a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from headwater.v1.event_pb2 import Event
+from headwater_client._client import Client
+from headwater_client._writer_state import WriteFailure, WriterConfig, WriterState
+from headwater_client.errors import ClientClosedError, RpcError
+
+_logger = logging.getLogger("headwater_client")
+
+
+class EventWriter:
+    """Collects events and writes them in batches; safe to share between threads.
+
+    Failed calls are tried again with the same event ids, so nothing is written twice. What cannot be written is told
+    to `on_failure` and kept in `failures`. Close it, or use it in a `with`: what still waits is written then; a process
+    that ends without that loses it.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        config: WriterConfig | None = None,
+        *,
+        on_failure: Callable[[WriteFailure], None] | None = None,
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            client: who makes the calls; it stays the caller's to close, after the writer.
+            config: sizes, waits, and what to do when the queue is full.
+            on_failure: called in the writer's thread with every event that could not be written.
+        """
+        self._client = client
+        self._on_failure = on_failure
+        self._state = WriterState(config or WriterConfig())
+        self._changed = threading.Condition()
+        self._flush_to = 0
+        self._close_by_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name="headwater-event-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def written(self) -> int:
+        """How many events are committed."""
+        return self._state.written
+
+    @property
+    def dropped(self) -> int:
+        """How many events were dropped because the queue was full."""
+        return self._state.dropped
+
+    @property
+    def failed(self) -> int:
+        """How many events could not be written."""
+        return self._state.failed
+
+    @property
+    def failures(self) -> list[WriteFailure]:
+        """The newest events that could not be written, at most 1,000."""
+        with self._changed:
+            return list(self._state.failures)
+
+    def write(self, event: Event) -> bool:
+        """Take an event in, and say whether it was taken: False when it was dropped because the queue is full.
+
+        Raises:
+            ClientClosedError: the writer is closed.
+        """
+        with self._changed:
+            self._check_open()
+            while self._state.full:
+                if self._state.config.when_full == "drop":
+                    self._state.dropped += 1
+                    return False
+                self._changed.wait()
+                self._check_open()
+            self._state.add(event, time.monotonic())
+            self._changed.notify_all()
+        return True
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Send what waits, now, and return when the fate of every event written so far is known.
+
+        Raises:
+            TimeoutError: it is not, after timeout_s.
+        """
+        with self._changed:
+            upto = self._flush_to = self._state.taken
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: self._state.settled >= upto, timeout_s):
+                raise TimeoutError(f"{upto - self._state.settled} events are still waiting after {timeout_s} s")
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Write what waits, for at most timeout_s, then stop. Closing twice is harmless."""
+        with self._changed:
+            if self._close_by_s is None:
+                self._close_by_s = time.monotonic() + timeout_s
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._close_by_s is not None:
+            raise ClientClosedError("the event writer is closed")
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            self._send(batch)
+
+    def _next_batch(self) -> list[Event]:
+        """Wait for a batch to be due; empty when the writer is closed and nothing waits."""
+        with self._changed:
+            while True:
+                closing = self._close_by_s is not None
+                flushing = closing or self._flush_to > self._state.settled
+                ready_in_s = self._state.ready_in_s(time.monotonic(), flushing=flushing)
+                if ready_in_s == 0 or (ready_in_s is None and closing):
+                    return self._state.take_batch()
+                self._changed.wait(ready_in_s)
+
+    def _send(self, batch: list[Event]) -> None:
+        give_up_at_s = time.monotonic() + self._state.config.give_up_after_s
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                result = self._client.write(*batch, timeout_s=self._call_timeout_s())
+            except RpcError as error:
+                if self._wait_to_retry(error, attempt, give_up_at_s):
+                    continue
+                self._settle(batch, error)
+            except Exception as error:
+                # a token hook's own error, say: it costs this batch, never the thread
+                _logger.exception("writing %d events failed", len(batch))
+                self._settle(batch, error)
+            else:
+                with self._changed:
+                    failures = self._state.settle(batch, result)
+                    self._changed.notify_all()
+                self._report(failures)
+            return
+
+    def _call_timeout_s(self) -> float | None:
+        if self._close_by_s is None:
+            return None
+        return max(0.1, self._close_by_s - time.monotonic())
+
+    def _wait_to_retry(self, error: RpcError, attempt: int, give_up_at_s: float) -> bool:
+        """Wait as long as the next try must wait, and say whether there is to be one."""
+        waited_from_s = time.monotonic()
+        with self._changed:
+            while True:
+                now_s = time.monotonic()
+                until_s = give_up_at_s if self._close_by_s is None else min(give_up_at_s, self._close_by_s)
+                delay_s = self._state.retry_delay_s(error, attempt, until_s - waited_from_s)
+                if delay_s is None:
+                    return False
+                if waited_from_s + delay_s <= now_s:
+                    return True
+                self._changed.wait(waited_from_s + delay_s - now_s)  # woken early by close(), which moves until_s
+
+    def _settle(self, batch: list[Event], error: Exception) -> None:
+        with self._changed:
+            failures = self._state.give_up(batch, error)
+            self._changed.notify_all()
+        self._report(failures)
+
+    def _report(self, failures: Sequence[WriteFailure]) -> None:
+        if self._on_failure is None:
+            return
+        for failure in failures:
+            try:
+                self._on_failure(failure)
+            except Exception:
+                _logger.exception("on_failure raised for event %s", failure.event.event_id)

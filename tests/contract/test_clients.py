@@ -1,0 +1,465 @@
+"""One suite over both clients and both event writers: the same calls give the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+
+from headwater_client import (
+    AsyncClient,
+    AsyncEventWriter,
+    Client,
+    ClientClosedError,
+    DeadlineExceededError,
+    EventsRefusedError,
+    EventWriter,
+    FailedPreconditionError,
+    HealthStatus,
+    InvalidArgumentError,
+    NotFoundError,
+    Recommendations,
+    RecommendRequest,
+    ResourceExhaustedError,
+    RetryConfig,
+    RpcError,
+    UnavailableError,
+    UnimplementedError,
+    WriteFailure,
+    WriterConfig,
+    event,
+    item,
+)
+from headwater_client.testing import FakeServer
+
+KINDS = ("sync", "async")
+FAST = RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02)
+
+
+class Awaitable:
+    """Shows a synchronous object as an asynchronous one: its methods run in a thread."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.target, name)
+        if not inspect.ismethod(value):
+            return value
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await asyncio.to_thread(value, *args, **kwargs)
+
+        return call
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    async with FakeServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def connect(kind: str, server: FakeServer) -> AsyncIterator[Callable[..., Any]]:
+    opened: list[Any] = []
+
+    def connect(**options: Any) -> Any:
+        options = {"retry": FAST, **options}
+        client = (
+            AsyncClient(server.address, **options) if kind == "async" else Awaitable(Client(server.address, **options))
+        )
+        opened.append(client)
+        return client
+
+    yield connect
+    for client in opened:
+        await client.close()
+
+
+@pytest.fixture
+async def client(connect: Callable[..., Any]) -> Any:
+    client = connect()
+    await client.upsert_items(
+        [
+            item("heat", title="Heat", categories=["Crime", "Drama"], attributes={"decade": "90s"}),
+            item("ronin", title="Ronin", categories=["Crime"]),
+            item("up", title="Up", categories=["Animation"], publish_time=datetime(2009, 5, 29, tzinfo=UTC)),
+        ]
+    )
+    return client
+
+
+@pytest.fixture
+def writer_of(kind: str) -> Callable[..., Any]:
+    def writer_of(client: Any, config: WriterConfig, on_failure: Callable[[WriteFailure], None] | None = None) -> Any:
+        if kind == "async":
+            return AsyncEventWriter(client, config, on_failure=on_failure)
+        return Awaitable(EventWriter(client.target, config, on_failure=on_failure))
+
+    return writer_of
+
+
+def like(item_id: str, user_id: str = "ada") -> Any:
+    return event("like", user_id=user_id, item_id=item_id)
+
+
+async def test_a_written_event_is_in_the_next_answer(client: Any) -> None:
+    """What a user has seen is left out of the answer that follows the write."""
+    written = await client.write(like("heat"))
+    assert (written.accepted, written.duplicates, written.refused) == (1, 0, ())
+    answer = await client.recommend(user_id="ada", min_consistency_token=written.consistency_token)
+    assert answer.item_ids == ["ronin", "up"]
+    assert [one.rank for one in answer] == [1, 2]
+    assert answer.generation == 1
+
+
+async def test_writing_the_same_event_again_is_harmless(client: Any, server: FakeServer) -> None:
+    """The same event is a duplicate; the same id with other content is refused with ALREADY_EXISTS."""
+    first = like("heat")
+    await client.write(first)
+    assert (await client.write(first)).duplicates == 1
+    other = event("like", user_id="ada", item_id="up", event_id=first.event_id)
+    refused = (await client.write(other)).refused
+    assert [(one.field, one.status) for one in refused] == [("event_id", grpc.StatusCode.ALREADY_EXISTS)]
+    assert len(server.events) == 1
+
+
+async def test_bad_events_are_reported_one_by_one(client: Any, server: FakeServer) -> None:
+    """A batch with a bad event writes the good ones and says what is wrong with the other."""
+    result = await client.write(like("heat"), event("teleport", user_id="ada", item_id="up"))
+    assert result.accepted == 1
+    assert [(one.index, one.field) for one in result.refused] == [(1, "event_type")]
+    with pytest.raises(EventsRefusedError, match="not registered"):
+        result.raise_for_refused()
+    assert len(server.events) == 1
+
+
+async def test_recommend_sends_what_it_is_given(client: Any, server: FakeServer) -> None:
+    """Every keyword reaches its field; what is not given stays unset."""
+    after = datetime(2000, 1, 1, tzinfo=UTC)
+    await client.recommend(
+        user_id="ada", page_size=3, categories=["Animation"], published_after=after, exclude_item_ids=["heat"],
+        exclude_seen=False, context={"device": "tv"}, surface="home", diversity=0.5, label="stable",
+    )  # fmt: skip
+    request = server.calls_of("Recommend")[-1]
+    assert request.filter.categories == ["Animation"]
+    assert request.filter.published_after.ToDatetime(tzinfo=UTC) == after
+    assert (request.user_id, request.page_size, request.surface, request.label) == ("ada", 3, "home", "stable")
+    assert request.HasField("exclude_seen") and not request.exclude_seen
+    assert not request.HasField("exploration") and not request.filter.HasField("available_only")
+
+
+async def test_filters_pages_and_items(client: Any) -> None:
+    """Filters, page tokens and return_items do what they say."""
+    assert (await client.recommend(categories=["Crime"])).item_ids == ["heat", "ronin"]
+    assert (await client.recommend(attributes={"decade": "90s"})).item_ids == ["heat"]
+    first = await client.recommend(page_size=2, return_items=True)
+    second = await client.recommend(page_size=2, page_token=first.next_page_token)
+    assert [one.item.title for one in first] == ["Heat", "Ronin"]
+    assert (second.item_ids, second.items[0].rank, second.next_page_token) == (["up"], 3, "")
+
+
+async def test_batch_answers_and_errors_stand_alone(client: Any) -> None:
+    """One bad request of a batch is an error in its place; the others are answered."""
+    good, bad = await client.batch_recommend([RecommendRequest(user_id="ada"), RecommendRequest(page_size=-1)])
+    assert isinstance(good, Recommendations) and len(good) == 3
+    assert isinstance(bad, InvalidArgumentError) and "page_size" in bad.message
+
+
+async def test_similar_scores_and_vectors(client: Any) -> None:
+    """SimilarItems, ScoreItems and EmbedUser are read into plain values."""
+    assert (await client.similar_items("heat")).item_ids[0] == "ronin"
+    await client.write(like("up"))
+    scores = await client.score_items(["up", "heat", "none"], user_id="ada")
+    assert scores.items[0].score > scores.items[1].score and scores.items[0].expected_value is None
+    assert (scores.missing_item_ids, scores.from_impressions) == (("none",), False)
+    assert (await client.embed_user(user_id="ada")).history_length == 1
+
+
+async def test_the_catalogue(client: Any) -> None:
+    """Items are changed by mask, hidden, listed and deleted."""
+    result = await client.upsert_items([item("up", title="Up!"), item("none", title="x")], update_mask=["title"])
+    assert (result.upserted, result.refused[0].status) == (1, grpc.StatusCode.NOT_FOUND)
+    assert {k: list(v.categories) for k, v in (await client.get_items(["up", "x"])).items()} == {"up": ["Animation"]}
+    assert (await client.set_availability(["heat", "x"], available=False)).missing_item_ids == ["x"]
+    assert "heat" not in (await client.recommend()).item_ids
+    assert [one.item_id for one in (await client.list_items(category="Crime")).items] == ["heat", "ronin"]
+    assert await client.delete_items(["heat", "x"]) == 1
+
+
+async def test_events_are_listed_and_erased(client: Any) -> None:
+    """Stored events can be listed by user and time, and erased by id; event types can be registered."""
+    early = event("like", user_id="ada", item_id="up", event_time=datetime(2020, 1, 1, tzinfo=UTC))
+    await client.write(early, like("heat"))
+    listed = await client.list_events(user_id="ada", event_time_to=datetime(2021, 1, 1, tzinfo=UTC))
+    assert [one.event for one in listed.events] == [early]
+    assert await client.delete_events([early.event_id]) == 1
+    assert [one.name for one in (await client.list_event_types(page_size=1)).event_types] == ["bookmark"]
+
+
+async def test_users(client: Any, server: FakeServer) -> None:
+    """A profile shows what answers rest on; an erasure takes the linked visitor along."""
+    await client.write(
+        event("view", visitor_id="cookie", item_id="up"),
+        event("view", visitor_id="cookie", user_id="ada", item_id="heat"),
+    )
+    assert dict((await client.get_profile(user_id="ada")).event_counts) == {"view": 2}
+    with pytest.raises(FailedPreconditionError):
+        await client.delete_user(visitor_id="cookie")
+    erased = await client.delete_user(user_id="ada")
+    assert (erased.events_deleted, list(erased.linked_visitor_ids)) == (2, ["cookie"])
+    assert server.events == []
+
+
+async def test_generations_and_labels(client: Any, server: FakeServer) -> None:
+    """Generations are listed newest first; labels move, and move back."""
+    server.publish()
+    assert [one.number for one in (await client.list_generations()).generations] == [2, 1]
+    assert (await client.get_generation()).number == 2
+    assert (await client.rollback()).generation == 1
+    assert await client.set_label("stable", 2, expected_generation=1) == 1
+    assert (await client.reload()).generation == 2
+    with pytest.raises(FailedPreconditionError):
+        await client.set_label("stable", 1, expected_generation=1)
+    with pytest.raises(NotFoundError):
+        await client.get_generation(99)
+
+
+async def test_health(client: Any, server: FakeServer) -> None:
+    """Health is read without the health checking package."""
+    assert await client.health() is HealthStatus.SERVING
+    server.serving = False
+    assert await client.health("headwater.v1.EventService") is HealthStatus.NOT_SERVING
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, InvalidArgumentError),
+        (grpc.StatusCode.UNIMPLEMENTED, UnimplementedError),
+        (grpc.StatusCode.ABORTED, RpcError),
+    ],
+)
+async def test_statuses_become_typed_errors(
+    client: Any, server: FakeServer, status: grpc.StatusCode, error: type[RpcError]
+) -> None:
+    """A failed call raises the class of its status, with the server's words."""
+    server.fail_next(status, "because")
+    with pytest.raises(error) as raised:
+        await client.recommend()
+    assert (type(raised.value), raised.value.status, raised.value.message) == (error, status, "because")
+
+
+async def test_idempotent_calls_are_retried_with_the_same_request(client: Any, server: FakeServer) -> None:
+    """A write that fails in passing is sent again, event ids and all; one too many failures is an error."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=2)
+    assert (await client.write(like("heat"))).accepted == 1
+    sent = server.calls_of("WriteEvents")
+    assert len(sent) == 3 and sent[0] == sent[2]
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=9, method="Recommend")
+    with pytest.raises(UnavailableError):
+        await client.recommend()
+    assert len(server.calls_of("Recommend")) == FAST.max_attempts
+
+
+async def test_calls_that_are_not_idempotent_are_never_retried(client: Any, server: FakeServer) -> None:
+    """A rollback that failed is left alone: a second one might go back twice."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(UnavailableError):
+        await client.rollback()
+    assert len(server.calls_of("Rollback")) == 1
+
+
+async def test_the_servers_pushback_is_respected(client: Any, server: FakeServer) -> None:
+    """A negative grpc-retry-pushback-ms forbids the retry; another one is a hint when to do it."""
+    server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms=-1)
+    with pytest.raises(ResourceExhaustedError):
+        await client.recommend()
+    server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms=20)
+    await client.recommend()
+    assert len(server.calls_of("Recommend")) == 3
+
+
+async def test_a_batch_above_the_default_limits_is_written_and_retried(client: Any, server: FakeServer) -> None:
+    """10,000 events with attributes pass gRPC's default limits (4 MiB, 256 KiB to retry) and still work."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE)
+    events = [event("like", user_id="ada", item_id="up", attributes={"note": "x" * 500}) for _ in range(10_000)]
+    assert (await client.write(*events)).accepted == 10_000
+
+
+async def test_several_addresses_are_used_in_turn(kind: str) -> None:
+    """With two addresses both servers get calls; with one of them gone every call is still answered."""
+    async with FakeServer() as one, FakeServer() as other:
+        addresses = [one.address, other.address]
+        client = AsyncClient(addresses) if kind == "async" else Awaitable(Client(addresses))
+        while not (one.calls and other.calls):
+            await client.recommend()
+        other.stop()
+        for _ in range(10):
+            await client.recommend()
+        await client.close()
+
+
+async def test_deadlines(connect: Callable[..., Any], server: FakeServer) -> None:
+    """A call ends at its deadline, which is the call's own, else the client's."""
+    client = connect(timeout_s=0.05)
+    with server.hold(), pytest.raises(DeadlineExceededError):
+        await client.recommend()
+    with server.hold(), pytest.raises(DeadlineExceededError):
+        await connect().recommend(timeout_s=0.05)
+    assert (await client.recommend(timeout_s=30)).generation == 1
+
+
+async def test_token_and_tenant_travel_as_metadata(connect: Callable[..., Any], server: FakeServer) -> None:
+    """The token hook is asked for every call; the default tenant is not sent."""
+    tokens = iter(["one", "two"])
+    client = connect(token=lambda: next(tokens), tenant="acme")
+    await client.recommend()
+    await client.recommend()
+    sent = [(call.metadata["authorization"], call.metadata["headwater-tenant"]) for call in server.calls]
+    assert sent == [("Bearer one", "acme"), ("Bearer two", "acme")]
+    await connect().recommend()
+    assert not {"authorization", "headwater-tenant"} & set(server.calls[-1].metadata)
+
+
+async def test_read_your_writes_carries_tokens(connect: Callable[..., Any], server: FakeServer) -> None:
+    """With read_your_writes a user's questions carry the token of the user's last write; others' do not."""
+    client = connect(read_your_writes=True)
+    written = await client.write(like("heat"))
+    for user_id in ("ada", "bob"):
+        await client.recommend(user_id=user_id)
+    await client.batch_recommend([RecommendRequest(user_id="ada")])
+    sent = [request.min_consistency_token for request in server.calls_of("Recommend")]
+    assert sent == [written.consistency_token, ""]
+    batch = server.calls_of("BatchRecommend")[0]
+    assert batch.requests[0].min_consistency_token == written.consistency_token
+    await connect().recommend(user_id="ada")
+    assert server.calls_of("Recommend")[-1].min_consistency_token == ""
+
+
+async def test_a_closed_client_says_so(connect: Callable[..., Any]) -> None:
+    """After close every call raises ClientClosedError, and closing again is harmless."""
+    client = connect()
+    await client.recommend()
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await client.recommend()
+    await client.close()
+
+
+async def test_a_writer_batches_and_flushes_on_close(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+) -> None:
+    """Events leave in batches of max_batch, in order; what is left leaves at close."""
+    writer = writer_of(client, WriterConfig(max_batch=10, max_wait_ms=60_000))
+    events = [like("heat") for _ in range(25)]
+    for one in events:
+        assert await writer.write(one)
+    await writer.close()
+    assert [len(request.events) for request in server.calls_of("WriteEvents")] == [10, 10, 5]
+    assert [one.event_id for one in server.events] == [one.event_id for one in events]
+    assert (writer.written, writer.failed, writer.dropped) == (25, 0, 0)
+    with pytest.raises(ClientClosedError):
+        await writer.write(like("heat"))
+
+
+async def test_a_writer_flushes_on_demand_and_by_time(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+) -> None:
+    """flush() returns when all is written; without it events leave after max_wait_ms."""
+    writer = writer_of(client, WriterConfig(max_wait_ms=60_000))
+    await writer.write(like("heat"))
+    await writer.flush(timeout_s=30)
+    assert len(server.events) == 1
+    await writer.close()
+    arrived = threading.Event()
+    writer = writer_of(client, WriterConfig(max_wait_ms=1), on_failure=lambda failure: arrived.set())
+    await writer.write(event("teleport", user_id="ada", item_id="up"))
+    assert await asyncio.to_thread(arrived.wait, 30)
+    await writer.close()
+
+
+async def test_a_writer_retries_with_the_same_ids(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+) -> None:
+    """A batch outlives more failures than the client's own retries, and nothing is written twice."""
+    writer = writer_of(client, WriterConfig(initial_backoff_s=0.001, max_backoff_s=0.002))
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=FAST.max_attempts * 2, method="WriteEvents")
+    one = like("heat")
+    await writer.write(one)
+    await writer.close()
+    assert [stored.event_id for stored in server.events] == [one.event_id]
+    assert (writer.written, writer.failures) == (1, [])
+
+
+async def test_a_writer_reports_what_it_cannot_write(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+) -> None:
+    """Refused events, and batches that fail for good, are told to on_failure and kept in failures."""
+    told: list[WriteFailure] = []
+    writer = writer_of(client, WriterConfig(max_wait_ms=0), told.append)
+    bad = event("teleport", user_id="ada", item_id="up")
+    await writer.write(bad)
+    await writer.flush(timeout_s=30)
+    server.fail_next(grpc.StatusCode.UNAUTHENTICATED, "who are you", method="WriteEvents")
+    await writer.write(like("heat"))
+    await writer.close()
+    assert [(one.event, one.field, one.status.name) for one in told[:1]] == [(bad, "event_type", "INVALID_ARGUMENT")]
+    assert told[1].status is grpc.StatusCode.UNAUTHENTICATED
+    assert (writer.failures, writer.failed, writer.written) == (told, 2, 0)
+
+
+async def test_a_full_writer_drops_and_counts(client: Any, server: FakeServer, writer_of: Callable[..., Any]) -> None:
+    """With when_full="drop" an event that finds no room is dropped, counted, and write() says so."""
+    config = WriterConfig(max_batch=2, max_queue=2, max_wait_ms=60_000, when_full="drop", initial_backoff_s=5)
+    writer = writer_of(client, config)
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=1000, method="WriteEvents")
+    assert [await writer.write(like("heat")) for _ in range(4)] == [True, True, False, False]
+    await writer.close(timeout_s=0)
+    assert (writer.dropped, writer.failed) == (2, 2)
+
+
+async def test_a_full_writer_blocks_until_there_is_room(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+) -> None:
+    """With when_full="block" every event is written, however small the queue."""
+    writer = writer_of(client, WriterConfig(max_batch=2, max_queue=2, max_wait_ms=0))
+    for _ in range(20):
+        assert await writer.write(like("heat"))
+    await writer.close()
+    assert (len(server.events), writer.dropped) == (20, 0)
+
+
+async def test_a_writer_survives_its_callers_mistakes(client: Any, writer_of: Callable[..., Any]) -> None:
+    """An on_failure that raises costs nothing but a log line."""
+
+    def raising(failure: WriteFailure) -> None:
+        raise RuntimeError("a bug of the caller")
+
+    writer = writer_of(client, WriterConfig(max_wait_ms=0), raising)
+    await writer.write(event("teleport", user_id="ada", item_id="up"))
+    await writer.flush(timeout_s=30)
+    await writer.write(like("heat"))
+    await writer.close()
+    assert (writer.written, writer.failed) == (1, 1)
+
+
+def test_both_clients_offer_the_same_methods() -> None:
+    """Client and AsyncClient have the same public names, with the same signatures and docstrings."""
+    names = {name for name in vars(Client) if not name.startswith("_")}
+    assert names == {name for name in vars(AsyncClient) if not name.startswith("_")}
+    for name in names:
+        one, other = getattr(Client, name), getattr(AsyncClient, name)
+        assert one.__doc__ == other.__doc__
+        assert inspect.signature(one) == inspect.signature(other)
