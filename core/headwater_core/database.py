@@ -1,0 +1,246 @@
+"""One database, SQLite or PostgreSQL: transactions, migrations, and what an unreachable one looks like.
+
+What differs between the two lives here and nowhere else. On SQLite a write transaction takes the write lock when it
+begins (BEGIN IMMEDIATE), the journal is write-ahead, and a commit is on disk before it returns (synchronous=FULL).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, Table, event, exc, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+
+from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
+from headwater_core.schema import counters
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 10
+CONNECT_TIMEOUT_S = 5
+POOL_TIMEOUT_S = 10
+CHUNK = 1_000
+"""How many values go into one IN list: both databases limit the parameters of a statement."""
+
+# Any number will do, so long as every release takes the same one.
+_MIGRATION_LOCK_KEY = 0x68656164
+# Alembic keeps the environment it runs in in module globals: one migration at a time in a process.
+_one_migration = threading.Lock()
+
+_WRITES = "headwater_writes"
+_T = TypeVar("_T")
+
+
+class Database:
+    """The connection pool of one database; one object serves all threads of a process."""
+
+    def __init__(self, url: str) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: `sqlite:///relative/file.db`, `sqlite:////absolute/file.db` or `postgresql://user@host/name`.
+
+        Raises:
+            ConfigurationError: the URL is malformed, names another kind of database, or no file.
+        """
+        self.url = _parse(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
+        # A lone statement needs no transaction of its own around it: two round trips less.
+        self._reading = self._engine if self.is_sqlite else self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        # SQLite has one writer. Threads queue here; its own busy timeout polls, which is for other processes.
+        self._sqlite_writer = threading.RLock()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot be reached or stayed locked; nothing was written, unless the
+                connection broke during the commit itself.
+        """
+        with self._turn(), _unavailable(), self._engine.connect() as connection:
+            connection = connection.execution_options(**{_WRITES: True})
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection to read from; on PostgreSQL each statement sees what is committed when it starts.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot be reached.
+        """
+        with _unavailable(), self._reading.connect() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema to this release's, making the SQLite file where there is none; safe to run at once from many
+        processes.
+
+        Raises:
+            DatabaseUnavailableError: the database cannot be reached.
+        """
+        with _one_migration, _unavailable(), self._migration_lock(), self._engine.connect() as connection:
+            connection = connection.execution_options(**{_WRITES: True})
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_MIGRATION_LOCK_KEY)))
+                config = Config()
+                config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close the pooled connections; the object may be used again."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._sqlite_writer.acquire(timeout=BUSY_TIMEOUT_S):
+            raise DatabaseUnavailableError(f"the database was busy for {BUSY_TIMEOUT_S} s")
+        try:
+            yield
+        finally:
+            self._sqlite_writer.release()
+
+    @contextmanager
+    def _migration_lock(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        path = Path(str(self.url.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(path.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Lasts in the file. Switching to it is the one thing that no busy timeout covers: hence under the lock.
+            with sqlite3.connect(path, timeout=BUSY_TIMEOUT_S) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            connection.close()
+            yield
+
+
+def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that knows ON CONFLICT, in the words of the connection's database."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def advance(connection: Connection, tenant: str, counter: str, count: int) -> int:
+    """Count up by `count` and give the new value; counters start at 0.
+
+    Until the transaction ends nobody else can count: what is numbered inside it becomes visible in the numbers' order.
+    With a count of 0 it only takes that lock and reads.
+    """
+    statement = insert(connection, counters).values(tenant=tenant, name=counter, value=count)
+    statement = statement.on_conflict_do_update(
+        index_elements=["tenant", "name"], set_={"value": counters.c.value + statement.excluded.value}
+    )
+    return int(connection.execute(statement.returning(counters.c.value)).scalar_one())
+
+
+def current(connection: Connection, tenant: str, counter: str) -> int:
+    """The counter's last committed value; 0 before its first use."""
+    statement = sqlalchemy.select(counters.c.value).where(counters.c.tenant == tenant, counters.c.name == counter)
+    return int(connection.execute(statement).scalar() or 0)
+
+
+def chunks(values: Iterable[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
+    """Cut into lists of at most `size`, in order."""
+    rest = iter(values)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _parse(text: str) -> URL:
+    try:
+        url = make_url(text)
+    except exc.ArgumentError as error:
+        raise ConfigurationError(f"the database URL cannot be read: {error}") from error
+    backend = url.get_backend_name()
+    if backend == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise ConfigurationError(f"{backend} is not supported: use sqlite:///file or postgresql://…")
+    if url.database in (None, "", ":memory:"):
+        raise ConfigurationError("an SQLite database needs a file: sqlite:///file")
+    return url
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = sqlalchemy.create_engine(
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        pool_size=8,
+        max_overflow=24,
+        pool_timeout=POOL_TIMEOUT_S,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGINs come too late and are never IMMEDIATE
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    engine = sqlalchemy.create_engine(
+        url,
+        # The stores rely on every statement seeing what was committed before it, whatever the server's default is.
+        isolation_level="READ COMMITTED",
+        connect_args={} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S},
+        pool_pre_ping=True,
+        pool_size=8,
+        max_overflow=24,
+        pool_timeout=POOL_TIMEOUT_S,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        # A plan made while a table was small must not be kept when it is large: looking up a batch's ids would take
+        # seconds.
+        connection.execute("SET plan_cache_mode = force_custom_plan")
+        connection.commit()
+
+    return engine
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """The one place where the drivers' errors become ours."""
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError) as error:
+        if _is_mistake(error.orig):
+            raise
+        raise DatabaseUnavailableError(f"the database cannot be reached: {error.orig}") from error
+    except exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise DatabaseUnavailableError(f"the database cannot be reached: {error.orig}") from error
+    except exc.TimeoutError as error:
+        raise DatabaseUnavailableError(f"no connection was free for {POOL_TIMEOUT_S} s") from error
+
+
+def _is_mistake(error: BaseException | None) -> bool:
+    # SQLite calls a wrong statement an operational error too; its primary code tells.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF == sqlite3.SQLITE_ERROR

@@ -1,0 +1,373 @@
+"""The feedback log: every event once, in commit order, and found by whose history it belongs to.
+
+Every write takes the log's counter first and holds it to the commit. So there is one writer at a time per tenant,
+positions become visible in their own order, and a reader who goes on after the last position it saw misses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import islice
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, select
+
+from headwater_core import event_types, visitor_links
+from headwater_core.database import Database, advance, chunks, current, insert
+from headwater_core.errors import ConflictError
+from headwater_core.event_rows import from_row, of, to_row
+from headwater_core.events import Event, LoggedEvent, Subject, SubjectKind
+from headwater_core.schema import erasures, event_ids, events, impressions, rejections
+
+_POSITION = "log_position"
+_ERASURE = "erasure_number"
+
+
+class AppendOutcome(Enum):
+    """What became of an event."""
+
+    ACCEPTED = auto()
+    DUPLICATE = auto()
+    """The same event was committed before."""
+    CONFLICT = auto()
+    """Its id was used before for other content; it was not written."""
+
+
+class AppendResult(NamedTuple):
+    """What became of an event, and where it is."""
+
+    outcome: AppendOutcome
+    position: int
+    """Of the original for a DUPLICATE; 0 for a CONFLICT."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events to list: all conditions that are given must hold."""
+
+    subject: Subject | None = None
+    """A user's events include those of the visitors linked to it."""
+    item_id: str = ""
+    event_types: Collection[str] = ()
+    event_time_from_us: int | None = None
+    """At or after this time."""
+    event_time_to_us: int | None = None
+    """Before this time."""
+
+
+class Erasure(NamedTuple):
+    """How much was erased with a subject."""
+
+    events: int
+    impressions: int
+    visitors: list[str]
+    """The visitors that were linked to the user."""
+
+
+class ErasureRecord(NamedTuple):
+    """That something was erased, for those who keep copies of histories; it does not say whose in clear."""
+
+    number: int
+    subject_hash: bytes
+    """subject_hash() of the subject whose history changed (32 bytes)."""
+    is_whole: bool
+    """True when the whole subject was erased, False when single events were."""
+    position: int
+    """The log's head then: all that was erased lies at or before it."""
+    erase_time_us: int
+    """As the eraser gave it; 0 when it gave none."""
+
+
+class Rejection(NamedTuple):
+    """What cleaning refused to learn from."""
+
+    position: int
+    rule: str
+    reason: str
+
+
+def subject_hash(subject: Subject) -> bytes:
+    """sha256 of kind and id (32 bytes): names a subject in a record that outlives it."""
+    return hashlib.sha256(f"{subject.kind.value}\x00{subject.id}".encode()).digest()
+
+
+class FeedbackLog:
+    """The events of one tenant."""
+
+    def __init__(self, database: Database, tenant: str = "default") -> None:
+        self._database = database
+        self._tenant = tenant
+
+    def append(self, batch: Sequence[Event], received_time_us: int) -> list[AppendResult]:
+        """Write events in one commit, each id once, and the visitor links they tell of; all are on disk on return.
+
+        Args:
+            batch: events that check_event let pass.
+            received_time_us: microseconds since 1970 UTC; stands in for a missing event time.
+
+        Returns:
+            One result per event, in order.
+
+        Raises:
+            DatabaseUnavailableError: nothing is known to be written; appending the same events again is harmless.
+        """
+        hashed = [(event, event.content_hash()) for event in batch]
+        results: list[AppendResult] = []
+        accepted: list[tuple[int, Event, bytes]] = []
+        if not batch:
+            return results
+        with self._database.write() as connection:
+            position = self._lock(connection)
+            known = self._known_ids(connection, [event.event_id for event in batch])
+            for event, content_hash in hashed:
+                original = known.get(event.event_id)
+                if original is None:
+                    position += 1
+                    known[event.event_id] = (content_hash, position)
+                    accepted.append((position, event, content_hash))
+                    results.append(AppendResult(AppendOutcome.ACCEPTED, position))
+                elif original[0] == content_hash:
+                    results.append(AppendResult(AppendOutcome.DUPLICATE, original[1]))
+                else:
+                    results.append(AppendResult(AppendOutcome.CONFLICT, 0))
+            if accepted:
+                self._write(connection, accepted, received_time_us)
+        return results
+
+    def head(self) -> int:
+        """The highest committed position; 0 before the first event. Erasing events does not lower it."""
+        with self._database.read() as connection:
+            return current(connection, self._tenant, _POSITION)
+
+    def read_after(self, position: int, limit: int) -> list[LoggedEvent]:
+        """At most `limit` events after `position`, in the order of their positions."""
+        return self.list_events(EventQuery(), position, limit)
+
+    def list_events(self, query: EventQuery, after_position: int, limit: int) -> list[LoggedEvent]:
+        """At most `limit` events that match, after `after_position`, in the order of their positions."""
+        place = events.c.position if query.subject is None else _by_subject_first(events.c.position)
+        conditions = [place > after_position]
+        if query.item_id:
+            conditions.append(events.c.item_id == query.item_id)
+        if query.event_types:
+            conditions.append(events.c.event_type.in_(sorted(query.event_types)))
+        if query.event_time_from_us is not None:
+            conditions.append(events.c.event_time_us >= query.event_time_from_us)
+        if query.event_time_to_us is not None:
+            conditions.append(events.c.event_time_us < query.event_time_to_us)
+        statement = select(events).where(*conditions).order_by(place).limit(limit)
+        with self._database.read() as connection:
+            if query.subject is None:
+                rows = connection.execute(statement.where(events.c.tenant == self._tenant))
+                return [from_row(row) for row in rows]
+            parts = self._of_each(connection, statement, query.subject)
+        return [from_row(row) for row in islice(heapq.merge(*parts, key=lambda row: row.position), limit)]
+
+    def history(self, subject: Subject, limit: int) -> list[LoggedEvent]:
+        """The newest `limit` events that are part of histories, oldest first by (event_time_us, position).
+
+        A user's history has the events of the visitors linked to it; a visitor's has its own only: resolve() first.
+        """
+        with self._database.read() as connection:
+            statement = (
+                select(events)
+                .where(events.c.event_type.not_in(self._types_left_out(connection)))
+                .order_by(events.c.event_time_us.desc(), events.c.position.desc())
+                .limit(limit)
+            )
+            parts = self._of_each(connection, statement, subject)
+        newest_first = heapq.merge(*parts, key=lambda row: (row.event_time_us, row.position), reverse=True)
+        return [from_row(row) for row in islice(newest_first, limit)][::-1]
+
+    def seen_item_ids(self, subject: Subject) -> set[str]:
+        """Every item that the subject has an event on that is part of histories, however long ago."""
+        with self._database.read() as connection:
+            statement = (
+                select(events.c.item_id)
+                .distinct()
+                .where(events.c.event_type.not_in(self._types_left_out(connection)), events.c.item_id != "")
+            )
+            return {row.item_id for part in self._of_each(connection, statement, subject) for row in part}
+
+    def version(self, subject: Subject) -> int:
+        """The highest position of the subject's events, of any type, linked visitors' included; 0 without any."""
+        statement = select(func.max(_by_subject_first(events.c.position)))
+        with self._database.read() as connection:
+            return max(part[0][0] or 0 for part in self._of_each(connection, statement, subject))
+
+    def resolve(self, subject: Subject) -> Subject:
+        """Whose history the subject's events belong to: the linked user for a visitor, else the subject itself."""
+        if subject.kind is SubjectKind.USER:
+            return subject
+        with self._database.read() as connection:
+            return visitor_links.owners(connection, self._tenant, [subject])[subject]
+
+    def links(self) -> dict[str, str]:
+        """Every linked visitor's user."""
+        with self._database.read() as connection:
+            return visitor_links.all_links(connection, self._tenant)
+
+    def linked_visitors(self, user_id: str) -> list[str]:
+        """The visitors linked to a user, sorted."""
+        with self._database.read() as connection:
+            return visitor_links.visitors_of(connection, self._tenant, user_id)
+
+    def delete_events(self, ids: Sequence[str], now_us: int = 0) -> list[Subject]:
+        """Erase events; their ids stay used. Unknown ids are passed over.
+
+        Returns:
+            Whose histories the erased events belonged to (see resolve), one per erased event.
+        """
+        with self._database.write() as connection:
+            position = self._lock(connection)
+            kept_under: list[Subject] = []
+            for chunk in chunks(dict.fromkeys(ids)):
+                rows = connection.execute(
+                    delete(events)
+                    .where(events.c.tenant == self._tenant, events.c.event_id.in_(chunk))
+                    .returning(events.c.subject_kind, events.c.subject_id)
+                )
+                kept_under += [Subject(SubjectKind(kind), subject_id) for kind, subject_id in rows]
+            owners = visitor_links.owners(connection, self._tenant, kept_under)
+            self._record_erasures(connection, {*kept_under, *owners.values()}, position, now_us, is_whole=False)
+            return [owners[subject] for subject in kept_under]
+
+    def delete_subject(self, subject: Subject, now_us: int = 0) -> Erasure:
+        """Erase a subject: its events, impressions and links, and all of the visitors linked to it.
+
+        Raises:
+            ConflictError: the subject is a visitor linked to a user; nothing is erased.
+        """
+        with self._database.write() as connection:
+            position = self._lock(connection)
+            owner = visitor_links.owners(connection, self._tenant, [subject])[subject]
+            if owner != subject:
+                raise ConflictError("the visitor is linked to a user: erase the user")
+            group = visitor_links.group(connection, self._tenant, subject)
+            events_deleted = impressions_deleted = 0
+            for each in group:
+                own_events = delete(events).where(of(self._tenant, each))
+                events_deleted += connection.execute(own_events).rowcount
+                own_impressions = delete(impressions).where(
+                    impressions.c.tenant == self._tenant,
+                    impressions.c.subject_kind == each.kind.value,
+                    impressions.c.subject_id == each.id,
+                )
+                impressions_deleted += connection.execute(own_impressions).rowcount
+            if subject.kind is SubjectKind.USER:
+                visitor_links.remove(connection, self._tenant, subject.id)
+            self._record_erasures(connection, set(group), position, now_us, is_whole=True)
+            return Erasure(events_deleted, impressions_deleted, [each.id for each in group[1:]])
+
+    def erasures_after(self, number: int, limit: int = 1_000) -> list[ErasureRecord]:
+        """At most `limit` erasures after the one numbered `number`, in order; going on from the last misses none."""
+        columns = [column for column in erasures.c if column.name != "tenant"]
+        statement = (
+            select(*columns)
+            .where(erasures.c.tenant == self._tenant, erasures.c.number > number)
+            .order_by(erasures.c.number)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [ErasureRecord(*row) for row in connection.execute(statement)]
+
+    def prune_event_ids(self, before_us: int) -> int:
+        """Forget the ids of events received before `before_us`, so that they may be used again; gives how many."""
+        with self._database.write() as connection:
+            self._lock(connection)
+            statement = delete(event_ids).where(
+                event_ids.c.tenant == self._tenant, event_ids.c.received_time_us < before_us
+            )
+            return connection.execute(statement).rowcount
+
+    def reject(self, refused: Sequence[Rejection]) -> None:
+        """Record what cleaning refused; of one position the first record stays, so that a replay changes nothing."""
+        if not refused:
+            return
+        with self._database.write() as connection:
+            rows = [{"tenant": self._tenant, **rejection._asdict()} for rejection in refused]
+            connection.execute(insert(connection, rejections).on_conflict_do_nothing(), rows)
+
+    def rejection_counts(self) -> dict[str, int]:
+        """How many events each rule of cleaning refused."""
+        counts = select(rejections.c.rule, func.count()).group_by(rejections.c.rule)
+        with self._database.read() as connection:
+            rows = connection.execute(counts.where(rejections.c.tenant == self._tenant))
+            return {row[0]: row[1] for row in rows}
+
+    def _lock(self, connection: Connection) -> int:
+        return advance(connection, self._tenant, _POSITION, 0)
+
+    def _of_each(
+        self, connection: Connection, statement: Select[*tuple[Any, ...]], subject: Subject
+    ) -> list[Sequence[Row[*tuple[Any, ...]]]]:
+        # One question per subject, each answered from one range of the index, newest first without sorting: asked
+        # together, all the events of all of them would be read and sorted.
+        group = visitor_links.group(connection, self._tenant, subject)
+        return [connection.execute(statement.where(of(self._tenant, each))).all() for each in group]
+
+    def _types_left_out(self, connection: Connection) -> list[str]:
+        types = event_types.registered(connection, self._tenant)
+        return sorted(name for name, event_type in types.items() if not event_type.in_history)
+
+    def _known_ids(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[bytes, int]]:
+        known: dict[str, tuple[bytes, int]] = {}
+        for chunk in chunks(dict.fromkeys(ids)):
+            statement = select(event_ids.c.event_id, event_ids.c.content_hash, event_ids.c.position).where(
+                event_ids.c.tenant == self._tenant, event_ids.c.event_id.in_(chunk)
+            )
+            known.update((row[0], (row[1], row[2])) for row in connection.execute(statement))
+        return known
+
+    def _write(
+        self, connection: Connection, accepted: Sequence[tuple[int, Event, bytes]], received_time_us: int
+    ) -> None:
+        advance(connection, self._tenant, _POSITION, len(accepted))
+        connection.execute(
+            insert(connection, events),
+            [to_row(self._tenant, position, event, received_time_us) for position, event, _ in accepted],
+        )
+        connection.execute(
+            insert(connection, event_ids),
+            [
+                {
+                    "tenant": self._tenant,
+                    "event_id": event.event_id,
+                    "content_hash": content_hash,
+                    "position": position,
+                    "received_time_us": received_time_us,
+                }
+                for position, event, content_hash in accepted
+            ],
+        )
+        visitor_links.write(connection, self._tenant, ((position, event) for position, event, _ in accepted))
+
+    def _record_erasures(
+        self, connection: Connection, subjects: Collection[Subject], position: int, now_us: int, *, is_whole: bool
+    ) -> None:
+        if not subjects:
+            return
+        first = advance(connection, self._tenant, _ERASURE, len(subjects)) - len(subjects) + 1
+        connection.execute(
+            insert(connection, erasures),
+            [
+                {
+                    "tenant": self._tenant,
+                    "number": number,
+                    "subject_hash": subject_hash(subject),
+                    "is_whole": is_whole,
+                    "position": position,
+                    "erase_time_us": now_us,
+                }
+                for number, subject in enumerate(sorted(subjects), start=first)
+            ],
+        )
+
+
+def _by_subject_first(position: ColumnElement[int]) -> ColumnElement[int]:
+    # The plain column tempts both databases to walk the whole log by position until the subject turns up.
+    return position + 0

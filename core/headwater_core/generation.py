@@ -1,0 +1,66 @@
+"""Loading a generation: every hash verified, every file mapped, the parts checked against the manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.errors import ArtifactError
+from headwater_core.manifest import CHECKPOINT, ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
+from headwater_core.shards import Delta, Retriever, Shard, VectorTable
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedGeneration:
+    """A generation ready to be searched; the modules' weights are left to the caller, as files."""
+
+    manifest: Manifest
+    files: dict[str, Path]
+    """Verified local paths of all files but the checkpoint."""
+    shards: tuple[Shard, ...]
+    delta: Delta
+    table: VectorTable
+    retriever: Retriever
+
+    @property
+    def number(self) -> int:
+        """Which generation it is."""
+        return self.manifest.number
+
+    @property
+    def user_tower(self) -> Path:
+        """The user tower's weights."""
+        return self.files[USER_TOWER]
+
+    @property
+    def item_tower(self) -> Path:
+        """The item tower's shared weights."""
+        return self.files[ITEM_TOWER]
+
+    @property
+    def joint_heads(self) -> Path:
+        """The joint heads' weights."""
+        return self.files[JOINT_HEADS]
+
+    @classmethod
+    def load(cls, store: ArtifactStore, number: int) -> LoadedGeneration:
+        """Load a generation; nothing of it is used before its hash is verified.
+
+        Raises:
+            ArtifactError: when a file is missing or damaged, or the parts do not fit together.
+        """
+        manifest = store.read_manifest(number)
+        files = {name: store.open_blob(entry) for name, entry in manifest.files.items() if name != CHECKPOINT}
+        shards = tuple(
+            Shard.load(files[index_file(name)], files[items_file(name)], manifest.dimension) for name in manifest.shards
+        )
+        if manifest.delta is None:
+            delta = Delta.empty(manifest.dimension)
+        else:
+            delta = Delta.load(files[items_file(manifest.delta)], manifest.dimension)
+        table = VectorTable(shards, delta)
+        if table.item_count != manifest.item_count:
+            reason = f"has {table.item_count} items; the manifest says {manifest.item_count}"
+            raise ArtifactError("load", f"generation {number}", reason)
+        return cls(manifest, files, shards, delta, table, Retriever(shards, delta, table))

@@ -1,0 +1,100 @@
+"""What was shown to whom, at which score and with which propensity: what acting on an answer is judged against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+
+from headwater_core.database import Database, insert
+from headwater_core.events import Subject, SubjectKind
+from headwater_core.schema import impressions
+
+
+class ShownItem(NamedTuple):
+    """One item of an answer, in its place."""
+
+    item_id: str
+    score: float
+    propensity: float | None
+    """The probability that the strategy shows the item in that place; None when it is not known."""
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """One answer as it was shown."""
+
+    slate_id: str
+    subject: Subject | None
+    """None when the request named nobody."""
+    session_id: str = ""
+    surface: str = ""
+    context: Mapping[str, str] = field(default_factory=dict)
+    strategy: str = ""
+    generation: int = 0
+    """The generation that answered; 0 when none did."""
+    time_us: int = 0
+    items: tuple[ShownItem, ...] = ()
+
+
+class ImpressionLog:
+    """The impressions of one tenant; FeedbackLog.delete_subject erases a subject's."""
+
+    def __init__(self, database: Database, tenant: str = "default") -> None:
+        self._database = database
+        self._tenant = tenant
+
+    def append(self, shown: Sequence[Impression]) -> None:
+        """Write impressions in one commit; a slate that is already written stays as it is."""
+        if not shown:
+            return
+        with self._database.write() as connection:
+            rows = [self._row(impression) for impression in shown]
+            connection.execute(insert(connection, impressions).on_conflict_do_nothing(), rows)
+
+    def get(self, slate_id: str) -> Impression | None:
+        """What was shown as that slate; None when it is not known."""
+        statement = select(impressions).where(impressions.c.tenant == self._tenant, impressions.c.slate_id == slate_id)
+        with self._database.read() as connection:
+            row = connection.execute(statement).one_or_none()
+        if row is None:
+            return None
+        return Impression(
+            slate_id=row.slate_id,
+            subject=None if row.subject_kind is None else Subject(SubjectKind(row.subject_kind), row.subject_id),
+            session_id=row.session_id,
+            surface=row.surface,
+            context=row.context,
+            strategy=row.strategy,
+            generation=row.generation,
+            time_us=row.time_us,
+            items=tuple(
+                ShownItem(item_id, score, propensity, tuple(sources))
+                for item_id, score, propensity, sources in row.items
+            ),
+        )
+
+    def count(self) -> int:
+        """How many impressions are kept."""
+        statement = select(func.count()).select_from(impressions).where(impressions.c.tenant == self._tenant)
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar_one()
+
+    def _row(self, impression: Impression) -> dict[str, Any]:
+        subject = impression.subject
+        return {
+            "tenant": self._tenant,
+            "slate_id": impression.slate_id,
+            "subject_kind": None if subject is None else subject.kind.value,
+            "subject_id": None if subject is None else subject.id,
+            "session_id": impression.session_id,
+            "surface": impression.surface,
+            "context": dict(impression.context),
+            "strategy": impression.strategy,
+            "generation": impression.generation,
+            "time_us": impression.time_us,
+            "items": [[*each[:3], list(each.sources)] for each in impression.items],
+        }

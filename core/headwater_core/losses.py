@@ -1,0 +1,133 @@
+"""What the towers are trained on: the next item, its value, and the type of the event.
+
+Letters in shapes: P targets, N candidate items, M sampled negatives, K interests, d = dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 the name every reader of PyTorch code expects
+
+_CHUNK_ELEMENTS = 4_000_000
+"""Logits held at a time (16 MB): what bounds the memory of the full softmax, however many targets there are."""
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Mean cross-entropy over all candidates, chunk by chunk, with the gradient made on the way forward.
+
+    Autograd would keep every chunk's (P, K, N) logits until the backward pass. Here each chunk's are turned into its
+    share of the gradient at once, in buffers that are used again, so memory does not grow with P.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        p, k, d = interests.shape
+        n = items.shape[0]
+        total_weight = weights.sum().clamp_min(1e-12)
+        interests_gradient = torch.empty_like(interests)
+        items_gradient = torch.zeros_like(items)
+        chunk = max(1, min(p, _CHUNK_ELEMENTS // (n * k)))
+        buffer = items.new_empty(chunk * k, n)
+        best_buffer = items.new_empty(chunk, n)
+        loss = items.new_zeros(())
+        for start in range(0, p, chunk):
+            stop = min(start + chunk, p)
+            c = stop - start
+            rows = torch.arange(c)
+            flat = interests[start:stop].reshape(c * k, d)
+            logits = torch.mm(flat, items.T, out=buffer[: c * k]).view(c, k, n)
+            best = torch.amax(logits, dim=1, out=best_buffer[:c]) if k > 1 else logits.squeeze(1)  # (c, N)
+            chosen = (logits >= best.unsqueeze(1)) if k > 1 else None  # (c, K, N)
+            top = best.amax(1, keepdim=True)
+            target_logit = best[rows, targets[start:stop]]
+            probability = best.sub_(top).exp_()
+            mass = probability.sum(1)
+            weight = weights[start:stop] / total_weight
+            loss += (((top.squeeze(1) - target_logit) + mass.log()) * weight).sum()
+            probability.mul_((weight / mass).unsqueeze(1))
+            probability[rows, targets[start:stop]] -= weight
+            if chosen is None:
+                gradient = probability
+            else:
+                gradient = torch.mul(chosen, probability.unsqueeze(1), out=logits).view(c * k, n)
+            torch.mm(gradient, items, out=interests_gradient[start:stop].view(c * k, d))
+            items_gradient.addmm_(gradient.T, flat)
+        ctx.save_for_backward(interests_gradient, items_gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        interests_gradient, items_gradient = ctx.saved_tensors
+        return interests_gradient * gradients[0], items_gradient * gradients[0], None, None
+
+
+def full_softmax_loss(interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of the next item over all candidates; a candidate's logit is its best interest's.
+
+    Args:
+        interests: (P, K, d), one set for each target.
+        items: (N, d), the candidates' vectors.
+        targets: (P,) int64, which candidate each target is.
+        weights: (P,), how much each target counts; the loss is the weighted mean.
+    """
+    loss: Tensor = _FullSoftmax.apply(interests, items, targets, weights)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def sampled_softmax_loss(
+    interests: Tensor,
+    target_vectors: Tensor,
+    negative_vectors: Tensor,
+    is_hit: Tensor,
+    negative_log_counts: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """The same with M sampled negatives, shared by all targets, in place of all candidates.
+
+    The logQ correction makes the sampled sum an estimate of the full one: a negative's term is divided by how often
+    it is expected among the M draws. The target's own term is exact, so it takes no correction, and draws that hit it
+    are left out.
+
+    Args:
+        interests: (P, K, d).
+        target_vectors: (P, d).
+        negative_vectors: (M, d).
+        is_hit: (P, M) bool, where a negative is the target itself.
+        negative_log_counts: (M,), log of the expected number of draws of each negative.
+        weights: (P,).
+    """
+    target_logits = torch.einsum("pkd,pd->pk", interests, target_vectors).amax(1)  # (P,)
+    negative_logits = (interests @ negative_vectors.T).amax(1) - negative_log_counts  # (P, M)
+    negative_logits = negative_logits.masked_fill(is_hit, -torch.inf)
+    logits = torch.cat([target_logits.unsqueeze(1), negative_logits], dim=1)  # (P, 1 + M)
+    losses = torch.logsumexp(logits, dim=1) - target_logits
+    return (losses * weights).sum() / weights.sum().clamp_min(1e-12)
+
+
+def value_loss(predicted: Tensor, value: Tensor) -> Tensor:
+    """Mean squared error over the targets that carry a value. (P,), (P,) with NaN = none; 0 when none does."""
+    has_value = ~torch.isnan(value)
+    error = torch.where(has_value, predicted - torch.nan_to_num(value), 0.0)
+    return error.square().sum() / has_value.sum().clamp_min(1)
+
+
+def type_loss(positive_logits: Tensor, type_index: Tensor, reference_logits: Tensor, exposure: int) -> Tensor:
+    """Binary cross-entropy of each event type, for a stated reference exposure.
+
+    Without impressions nobody knows what was shown. The probabilities are therefore relative to a reference: each
+    target was shown among `exposure` items drawn by popularity, and only the target got an event. Fewer may be drawn
+    than stated; they then count for all of them.
+
+    Args:
+        positive_logits: (P, n_types), of the targets.
+        type_index: (P,) int64, the type of each target's event.
+        reference_logits: (P, R, n_types), of R items drawn by popularity for each target.
+        exposure: how many drawn items each target stands among, 99 for "1 to 99".
+    """
+    labels = F.one_hot(type_index, positive_logits.shape[1]).to(positive_logits.dtype)
+    positive = F.binary_cross_entropy_with_logits(positive_logits, labels, reduction="none").sum(-1).mean()
+    reference = F.softplus(reference_logits).sum(-1).mean()  # every label is 0
+    return (positive + exposure * reference) / (1 + exposure)

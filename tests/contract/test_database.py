@@ -1,0 +1,107 @@
+"""Transactions are all or nothing, and an unreachable database says so in one way."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy
+
+from headwater_core import database as database_module
+from headwater_core.database import Database, advance, chunks, current
+from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
+from headwater_core.feedback_log import FeedbackLog
+
+
+def test_a_block_that_raises_writes_nothing(database: Database) -> None:
+    """An exception inside write() rolls everything back and is passed on."""
+    with pytest.raises(ZeroDivisionError), database.write() as connection:
+        advance(connection, "default", "anything", 3)
+        raise ZeroDivisionError
+    with database.read() as connection:
+        assert current(connection, "default", "anything") == 0
+
+
+def test_counters_of_concurrent_writers_give_each_number_once(database: Database) -> None:
+    """Threads that count up at once, the first use included, get different numbers without gaps."""
+    given: list[int] = []
+
+    def count() -> None:
+        for _ in range(10):
+            with database.write() as connection:
+                given.append(advance(connection, "default", "fresh", 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(given) == list(range(1, 41))
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://nobody@127.0.0.1:1/none?connect_timeout=2", "sqlite:////nowhere/at/all/headwater.db"]
+)
+def test_a_database_that_is_down_is_unavailable(url: str) -> None:
+    """Reading and writing raise DatabaseUnavailableError when there is nothing to connect to."""
+    log = FeedbackLog(Database(url))
+    with pytest.raises(DatabaseUnavailableError):
+        log.head()
+    with pytest.raises(DatabaseUnavailableError):
+        log.prune_event_ids(0)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_connection_cut_in_a_transaction_is_unavailable_and_the_next_works(
+    database: Database, postgresql: str
+) -> None:
+    """When PostgreSQL ends the session in the middle, the caller may simply try again."""
+    with pytest.raises(DatabaseUnavailableError), database.write() as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with psycopg.connect(postgresql, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        advance(connection, "default", "anything", 1)
+    with database.write() as connection:
+        assert advance(connection, "default", "anything", 1) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_database_that_stays_locked_is_unavailable(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SQLite file that another process keeps writing to raises DatabaseUnavailableError after the busy timeout."""
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_S", 0.05)
+    other = Database(str(database.url))
+    with database.write(), pytest.raises(DatabaseUnavailableError), other.write():
+        raise AssertionError("two writers at once")
+    other.close()
+
+
+def test_a_wrong_statement_is_a_mistake_not_an_outage(database: Database) -> None:
+    """What trying again cannot help is not called unavailable."""
+    with pytest.raises(sqlalchemy.exc.DBAPIError), database.read() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM there_is_no_such_table")
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "sqlite:///:memory:", "not a url"])
+def test_what_cannot_be_a_database_is_refused(url: str) -> None:
+    """Other kinds of database, SQLite without a file and malformed URLs are configuration errors."""
+    with pytest.raises(ConfigurationError):
+        Database(url)
+
+
+def test_sqlite_writes_ahead_and_to_disk(tmp_path: Path) -> None:
+    """The journal is write-ahead, and a commit is on disk before it returns (synchronous FULL is 2)."""
+    database = Database(f"sqlite:///{tmp_path}/deep/down/headwater.db")
+    database.migrate()
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    database.close()
+
+
+def test_chunks_cut_in_order() -> None:
+    """Nothing is lost or reordered; nothing gives nothing."""
+    assert [list(chunk) for chunk in chunks(range(5), 2)] == [[0, 1], [2, 3], [4]]
+    assert list(chunks([])) == []

@@ -1,0 +1,143 @@
+"""Histories → tensors: tokens, gaps, truncation, padding."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from headwater_core.events import Event, LoggedEvent
+from headwater_core.histories import (
+    FIRST_GAP,
+    MAX_ABS_VALUE,
+    HistoryEvent,
+    collate,
+    fit_vocabulary,
+    gap_buckets,
+    history_event,
+    tokens,
+)
+from headwater_core.towers import TowerConfig
+
+CONFIG = TowerConfig(
+    dimension=16,
+    history_length=4,
+    text_dimension=3,
+    event_types=("click", "rating"),
+    value_mean=(0.0, 3.0),
+    value_std=(1.0, 0.5),
+)
+ROWS = {"a": 1, "b": 2, "c": 3}
+
+
+def event(item_id: str, second: int = 0, *, kind: str = "click", value: float | None = None) -> HistoryEvent:
+    return HistoryEvent(second + 1, second * 1_000_000, kind, item_id, value)
+
+
+def row(item_id: str) -> int:
+    return ROWS.get(item_id, 0)
+
+
+def test_unknown_items_are_dropped_and_searches_stay() -> None:
+    """An event on an item without a row vanishes; a search has row 0 and keeps its query."""
+    search = HistoryEvent(2, 1_000_000, "search", query="boots")
+    found = tokens([event("a"), search, event("unheard of", 2), event("b", 3)], CONFIG, row)
+    assert found.item_rows.tolist() == [1, 0, 2]
+    assert found.queries == ("", "boots", "")
+    assert found.type_index.tolist() == [1, 0, 1]
+
+
+def test_values_are_normalised_per_type_and_clipped() -> None:
+    """Each type has its own mean and deviation; an absurd value is clipped, a missing one or one of an unknown type
+    is NaN."""
+    events = [
+        event("a", kind="rating", value=4.0),
+        event("a", kind="rating", value=1e30),
+        event("a", kind="click", value=-0.5),
+        event("a", kind="rating"),
+        event("a", kind="never seen", value=3.0),
+    ]
+    value = tokens(events, CONFIG, row).value
+    assert value[:3].tolist() == [2.0, MAX_ABS_VALUE, -0.5]
+    assert np.isnan(value[3:]).all()
+
+
+def test_gaps_are_bucketed_by_doubling() -> None:
+    """Bucket 0 has nothing before, 1 is under a second, then each bucket doubles; the last takes the rest."""
+    seconds = np.array([0, 0, 1, 3, 3 + 7, 10 + 86_400, 10**9])
+    buckets = gap_buckets(seconds * 1_000_000, 20)
+    assert buckets.tolist() == [FIRST_GAP, 1, 2, 3, 4, 18, 19]
+
+
+def test_a_gap_backwards_counts_as_none() -> None:
+    """An event that is timed before the one it follows is in the lowest bucket, and nothing breaks."""
+    assert gap_buckets(np.array([5_000_000, 1_000_000]), 32).tolist() == [FIRST_GAP, 1]
+
+
+def test_collate_keeps_the_latest_events_and_pads_on_the_right() -> None:
+    """Of a long history the last `history_length` events are read; a short one is followed by zeros."""
+    long = tokens([event("abc"[i % 3], i) for i in range(6)], CONFIG, row)
+    short = tokens([event("c")], CONFIG, row)
+    tensors = collate([long, short], CONFIG)
+    assert tensors.item_rows.tolist() == [[3, 1, 2, 3], [3, 0, 0, 0]]
+    assert tensors.lengths.tolist() == [4, 1]
+    assert tensors.gap[0, 0] == FIRST_GAP
+    assert torch.isnan(tensors.value[1, 1:]).all()
+    assert tensors.query_features is None
+
+
+def test_a_window_equals_the_history_cut_there() -> None:
+    """A window of a history is collated as the history's last events are: training and serving see the same."""
+    events = [event("abc"[i % 3], i * i) for i in range(9)]
+    whole = tokens(events, CONFIG, row)
+    cut = collate([whole.window(5, 9)], CONFIG)
+    for left, right in zip(cut, collate([whole], CONFIG), strict=True):
+        if left is not None:
+            torch.testing.assert_close(left, right, equal_nan=True)
+
+
+def test_queries_are_read_in_their_places() -> None:
+    """Each query's features stand where its search stands; other places hold zeros."""
+    events = [event("a"), HistoryEvent(2, 1, "search", query="x"), HistoryEvent(3, 2, "search", query="yy")]
+    tensors = collate(
+        [tokens([event("b")], CONFIG, row), tokens(events, CONFIG, row)],
+        CONFIG,
+        lambda texts: np.array([[len(text)] * 3 for text in texts], np.float16),
+    )
+    assert tensors.query_features is not None
+    assert tensors.query_features[..., 0].tolist() == [[0, 0, 0], [0, 1, 2]]
+
+
+def test_an_empty_history_is_refused() -> None:
+    """A user without usable events has no vector; collate says so instead of inventing one."""
+    with pytest.raises(ValueError, match="at least one event"):
+        collate([tokens([event("unheard of")], CONFIG, row)], CONFIG)
+    with pytest.raises(ValueError, match="at least one event"):
+        collate([], CONFIG)
+
+
+def test_vocabulary_is_made_from_the_histories() -> None:
+    """Types are named in order with the mean and deviation of their values; a type without spread has deviation 1."""
+    histories = [
+        [event("a", kind="rating", value=2.0), event("b", kind="rating", value=4.0)],
+        [event("a", kind="click"), event("c", kind="buy", value=3.0)],
+    ]
+    config = fit_vocabulary(TowerConfig(), histories)
+    assert config.event_types == ("buy", "click", "rating")
+    assert config.value_mean == (3.0, 0.0, 3.0)
+    assert config.value_std == (1.0, 1.0, 1.0)
+    assert config.type_index("rating") == 3
+    assert config.type_index("unheard of") == 0
+
+
+def test_a_logged_event_without_time_was_received_then() -> None:
+    """The time of receipt stands in for a missing event time."""
+    logged = LoggedEvent(7, 42, Event("e", "click", user_id="u", item_id="a", value=1.5))
+    assert history_event(logged) == HistoryEvent(7, 42, "click", "a", 1.5, "")
+
+
+def test_empty_values_never_become_numbers() -> None:
+    """A sequence without values holds NaN, which the towers read as the type's mean."""
+    assert math.isnan(float(tokens([event("a")], CONFIG, row).value[0]))
