@@ -28,7 +28,8 @@ class Installation:
             "HEADWATER_STORE_URL": str(folder / "artifacts"),
             **environment,
         }
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        """Those running, by name: server, updater."""
         self.address = ""
         """The server's, once started."""
 
@@ -61,15 +62,21 @@ class Installation:
 
     def wait(self) -> None:
         """Wait until a process ends or Ctrl-C is pressed."""
-        while all(process.poll() is None for process in self._processes.values()):
+        while all(process.poll() is None for process in self.processes.values()):
             time.sleep(0.5)
 
     def stop(self) -> None:
-        """Stop every process gracefully, the updater first."""
-        for process in reversed(self._processes.values()):
+        """Stop every process gracefully, the last started first."""
+        while self.processes:
+            _, process = self.processes.popitem()
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
-        self._processes.clear()
+
+    def stop_updater(self) -> None:
+        """Stop the updater gracefully: it publishes what it has learned."""
+        process = self.processes.pop("updater")
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
 
     def log_of(self, name: str) -> Path:
         """A process's log file."""
@@ -77,7 +84,7 @@ class Installation:
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         with self.log_of(name).open("wb") as output:
-            self._processes[name] = subprocess.Popen(
+            self.processes[name] = subprocess.Popen(
                 [COMMANDS / command[0], *command[1:]],
                 env=self._environment,
                 stdout=output,
@@ -92,7 +99,7 @@ class Installation:
             for line in self.log_of(name).read_text().splitlines():
                 if f'"{event}"' in line:
                     return dict(json.loads(line))
-            if self._processes[name].poll() is not None:
+            if self.processes[name].poll() is not None:
                 break
             time.sleep(0.05)
         raise RuntimeError(f"{name} did not start; see {self.log_of(name)}")

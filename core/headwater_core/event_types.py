@@ -7,10 +7,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from headwater_core.database import Database, insert
+from headwater_core.database import Database, advance, insert
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, check_event_type
 from headwater_core.schema import event_types
+
+REVISION = "event_types_revision"
+"""The counter that every change advances."""
 
 
 class EventTypes:
@@ -40,6 +43,7 @@ class EventTypes:
             statement = insert(connection, event_types)
             changed = {name: statement.excluded[name] for name in rows[0] if name not in ("tenant", "name")}
             connection.execute(statement.on_conflict_do_update(index_elements=["tenant", "name"], set_=changed), rows)
+            advance(connection, self._tenant, REVISION, 1)
 
     def register_missing(self, names: Iterable[str]) -> list[str]:
         """Register the names that are not yet, with the defaults of EventType; gives those, sorted.
@@ -54,6 +58,7 @@ class EventTypes:
             with self._database.write() as connection:
                 rows = [self._row(EventType(name)) for name in missing]
                 connection.execute(insert(connection, event_types).on_conflict_do_nothing(), rows)
+                advance(connection, self._tenant, REVISION, 1)
         return missing
 
     def _row(self, event_type: EventType) -> dict[str, Any]:

@@ -180,12 +180,18 @@ def collate(
     )
 
 
-def fit_vocabulary(config: TowerConfig, histories: Iterable[Sequence[HistoryEvent]]) -> TowerConfig:
+def fit_vocabulary(
+    config: TowerConfig, histories: Iterable[Sequence[HistoryEvent]], registered: Iterable[str] = ()
+) -> TowerConfig:
     """The configuration with the event types of these histories and their values' means and deviations.
 
-    A type whose values are all alike (or that has none) gets deviation 1.
+    Args:
+        config: its vocabulary is replaced.
+        histories: what training will see.
+        registered: names of further types, which may turn up later. A type whose values are all alike, or that has
+            none, gets deviation 1.
     """
-    count: dict[str, int] = {}
+    count: dict[str, int] = dict.fromkeys(registered, 0)
     total: dict[str, float] = {}
     squares: dict[str, float] = {}
     for events in histories:

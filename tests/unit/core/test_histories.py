@@ -132,6 +132,13 @@ def test_vocabulary_is_made_from_the_histories() -> None:
     assert config.type_index("unheard of") == 0
 
 
+def test_vocabulary_has_room_for_registered_types() -> None:
+    """A type that is registered but was not met yet has a place, with values taken as they are."""
+    config = fit_vocabulary(TowerConfig(), [[event("a", kind="rating", value=2.0)]], ["like", "rating"])
+    assert config.event_types == ("like", "rating")
+    assert (config.value_mean, config.value_std) == ((0.0, 2.0), (1.0, 1.0))
+
+
 def test_a_logged_event_without_time_was_received_then() -> None:
     """The time of receipt stands in for a missing event time."""
     logged = LoggedEvent(7, 42, Event("e", "click", user_id="u", item_id="a", value=1.5))

@@ -1,0 +1,647 @@
+"""The updater on a real database and store: bootstrap → events → round → publish → resume, and being killed anywhere.
+
+"Killed" is an exception that nothing in the updater catches, raised out of the store or the registry at a chosen step;
+everything in memory is then thrown away, as it is with a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.catalogue import Item
+from headwater_core.errors import ArtifactError, ConflictError, DatabaseUnavailableError, LeaseLostError, NotFoundError
+from headwater_core.events import Event, Subject, SubjectKind
+from headwater_core.generation import LoadedGeneration
+from headwater_core.manifest import CHECKPOINT, FileEntry, Manifest
+from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
+from headwater_updater.daemon import Updater
+from headwater_updater.learner import Learner
+from headwater_updater.lease import LEASE_NAME, Leadership, now_us
+from headwater_updater.metrics import UpdaterMetrics
+from headwater_updater.publisher import STABLE
+from headwater_updater.resources import Resources
+from headwater_updater.session import TrainingSession
+from headwater_updater.session_state import REPLAY
+from headwater_updater.settings import UpdaterSettings
+from headwater_updater.status import read_status
+
+START_US = 1_700_000_000 * 1_000_000
+N_ITEMS = 40
+N_USERS = 12
+
+
+class HashEncoder:
+    """Stands in for the BERT: features that depend on the text alone."""
+
+    id = "hash/mean"
+    dimension = 8
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        digests = [hashlib.sha256(text.encode()).digest()[: self.dimension] for text in texts]
+        raw = np.array([list(digest) for digest in digests], dtype=np.float32).reshape(-1, self.dimension) - 127.5
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16)
+
+
+class Killed(BaseException):
+    """The process died here."""
+
+
+@dataclass
+class World:
+    """One installation, in which processes come and go."""
+
+    settings: UpdaterSettings
+    resources: Resources
+    written: int = 0
+
+    def items(self, *numbers: int, title: str = "Item") -> None:
+        batch = [Item(f"item-{n}", title=f"{title} {n}") for n in numbers]
+        self.resources.catalogue.upsert(batch, None, START_US)
+
+    def events(self, count: int, *, user: str | None = None, item: str | None = None, **fields: Any) -> None:
+        """Users who each go round the catalogue in steps of their own."""
+        batch = []
+        for _ in range(count):
+            n = self.written = self.written + 1
+            event = Event(
+                event_id=f"e{n}",
+                event_type="click",
+                user_id=user or f"user-{n % N_USERS}",
+                item_id=item or f"item-{(n * (1 + n % N_USERS % 3)) % N_ITEMS}",
+                event_time_us=START_US + n * 60_000_000,
+            )
+            batch.append(replace(event, **fields))
+        self.resources.log.append(batch, START_US + self.written * 60_000_000)
+
+    def resume(self) -> TrainingSession:
+        session = TrainingSession.resume(self.resources, self.settings, UpdaterMetrics())
+        assert session is not None
+        return session
+
+    def lead(self) -> Leadership:
+        leadership = Leadership.acquire(self.resources.registry, "test", 60.0)
+        assert leadership is not None
+        return leadership
+
+    def bootstrap(self) -> None:
+        with self.lead() as leadership:
+            TrainingSession.bootstrap(self.resources, self.settings, UpdaterMetrics(), leadership)
+
+    def round(self) -> None:
+        """A process that starts, learns what is new, publishes and ends."""
+        session = self.resume()
+        while session.learn():
+            pass
+        with self.lead() as leadership:
+            session.publish(leadership.lease)
+
+    @property
+    def stable(self) -> int:
+        return self.resources.registry.labels()[STABLE]
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.resources.store.read_manifest(self.stable)
+
+    def loaded(self) -> LoadedGeneration:
+        return LoadedGeneration.load(self.resources.store, self.stable)
+
+    def checkpoint(self) -> bytes:
+        return self.resources.store.open_blob(self.manifest.files[CHECKPOINT]).read_bytes()
+
+
+def make_world(folder: Path, **settings: Any) -> World:
+    small = {"dimension": 8, "n_layers": 1, "history_length": 10, "bootstrap_epochs": 2, "garbage_grace_s": 0.0}
+    urls = {"database_url": f"sqlite:///{folder / 'headwater.db'}", "store_url": str(folder / "artifacts")}
+    chosen = UpdaterSettings(**{**small, **urls, **settings})
+    return World(chosen, Resources.open(chosen, HashEncoder()))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = make_world(tmp_path)
+    world.items(*range(N_ITEMS))
+    world.events(200)
+    yield world
+    world.resources.close()
+
+
+@pytest.fixture
+def bootstrapped(world: World) -> World:
+    world.bootstrap()
+    return world
+
+
+def test_bootstrap_publishes_a_whole_generation(bootstrapped: World) -> None:
+    """The first generation is full, has learned the whole log, holds every item, and loads."""
+    manifest, generation = bootstrapped.manifest, bootstrapped.loaded()
+    assert (manifest.full, manifest.parent, manifest.watermark, manifest.item_count) == (True, 0, 200, N_ITEMS)
+    assert sorted(generation.table.item_ids()) == sorted(f"item-{n}" for n in range(N_ITEMS))
+    record = bootstrapped.resources.registry.get(bootstrapped.stable)
+    assert record is not None
+    assert (record.watermark, record.total_bytes) == (200, manifest.total_bytes)
+    assert bootstrapped.resources.store.read_label(STABLE) == bootstrapped.stable
+    assert {"validation_hr_at_10", "validation_ndcg_at_10"} <= manifest.metrics.keys()
+
+
+def test_a_round_publishes_a_delta_over_the_same_base(bootstrapped: World) -> None:
+    """New events move the user tower and a few vectors; the base shards are the very same blobs."""
+    before, old = bootstrapped.manifest, bootstrapped.loaded()
+    bootstrapped.events(2)
+    bootstrapped.round()
+    manifest, generation = bootstrapped.manifest, bootstrapped.loaded()
+    assert (manifest.full, manifest.parent, manifest.watermark) == (False, before.number, 202)
+    assert manifest.shards == before.shards
+    assert all(manifest.files[name] == before.files[name] for name in before.files if name.startswith("shards/"))
+    assert manifest.files["item_tower.safetensors"] == before.files["item_tower.safetensors"]
+    assert manifest.files["user_tower.safetensors"] != before.files["user_tower.safetensors"]
+    assert len(generation.delta.item_ids) > 0
+    for item_id in old.table.item_ids():
+        row, old_row = generation.table.row(item_id), old.table.row(item_id)
+        assert row is not None
+        assert old_row is not None
+        same = np.array_equal(generation.table.vectors([row]), old.table.vectors([old_row]))
+        assert same or item_id in generation.delta.item_ids
+
+
+def test_published_vectors_are_the_learners_own(bootstrapped: World) -> None:
+    """After fast and full publishes, every served vector is what the checkpoint's learner computes for its item."""
+    # Without replay a round of 5 events touches 5 items at most, so that a few deltas come before they are folded.
+    world = replace(
+        bootstrapped, settings=bootstrapped.settings.model_copy(update={"replay_ratio": 0.0, "fold_share": 0.3})
+    )
+    for _ in range(6):
+        world.events(5)
+        world.round()
+        table = world.loaded().table
+        learner = Learner.load_state(world.checkpoint())
+        ids = sorted(table.item_ids())
+        rows = [table.row(item_id) for item_id in ids]
+        expected = learner.item_vectors(np.array([learner.row(item_id) for item_id in ids], dtype=np.int64))
+        np.testing.assert_array_equal(table.vectors(rows), expected)
+    kinds = {record.full for record in world.resources.registry.list(None, 5)}
+    assert kinds == {True, False}
+
+
+def test_without_news_nothing_is_trained_or_published(bootstrapped: World) -> None:
+    """A round with nothing new does nothing, and says so."""
+    session = bootstrapped.resume()
+    assert not session.learn()
+    assert not session.has_news
+
+
+def test_every_event_is_scored_before_it_is_learned(bootstrapped: World) -> None:
+    """Generations after the first carry the rolling prequential metrics."""
+    bootstrapped.events(30)
+    bootstrapped.round()
+    metrics = bootstrapped.manifest.metrics
+    assert metrics["prequential_targets"] == 30
+    assert 0 <= metrics["prequential_ndcg_at_10"] <= metrics["prequential_hr_at_10"] <= 1
+
+
+def test_new_and_deleted_items_follow_the_catalogue(bootstrapped: World) -> None:
+    """A new item gets a vector from its text, a deleted one is gone, one that returns is back; a hidden one stays."""
+    bootstrapped.items(100)
+    bootstrapped.resources.catalogue.delete(["item-3"])
+    bootstrapped.round()
+    generation = bootstrapped.loaded()
+    assert generation.table.row("item-100") is not None
+    assert generation.table.row("item-3") is None
+    assert bootstrapped.manifest.item_count == N_ITEMS
+    assert "item-3" in generation.delta.tombstones
+    bootstrapped.items(3)
+    bootstrapped.resources.catalogue.delete(["item-100"])
+    bootstrapped.round()
+    generation = bootstrapped.loaded()
+    assert generation.table.row("item-3") is not None
+    assert generation.table.row("item-100") is None
+
+
+def test_a_change_that_moves_no_vector_is_no_news(bootstrapped: World) -> None:
+    """Hiding an item is the servers' affair; a new title is published."""
+    session = bootstrapped.resume()
+    bootstrapped.resources.catalogue.set_availability(["item-1"], False)
+    assert session.learn()
+    assert not session.has_news
+    bootstrapped.items(2, title="Quite another")
+    assert session.learn()
+    assert session.has_news
+
+
+def test_events_on_unknown_items_are_learned_once_the_item_is_known(bootstrapped: World) -> None:
+    """An event before its item is kept, and learned when the item comes, though the offset is past it."""
+    bootstrapped.events(3, item="not-yet")
+    bootstrapped.round()
+    assert Learner.load_state(bootstrapped.checkpoint()).row("not-yet") == 0
+    bootstrapped.resources.catalogue.upsert([Item("not-yet", title="Here now")], None, START_US)
+    session = bootstrapped.resume()
+    assert session.learn()
+    with bootstrapped.lead() as leadership:
+        session.publish(leadership.lease)
+    learner = Learner.load_state(bootstrapped.checkpoint())
+    assert learner.counts[learner.row("not-yet")] == 3
+    assert not session.learn()
+
+
+def test_rejected_events_are_recorded_and_not_learned(bootstrapped: World) -> None:
+    """A robot's burst is refused by name, counted in the status, and the log keeps it."""
+    at = START_US + 10_000 * 60_000_000
+    batch = [
+        Event(f"r{n}", "click", user_id="robot", item_id=f"item-{n % N_ITEMS}", event_time_us=at + n * 100_000)
+        for n in range(300)
+    ]
+    bootstrapped.resources.log.append(batch, at + 60_000_000)
+    bootstrapped.round()
+    status = read_status(bootstrapped.resources.database, "default", now_us())
+    assert status.rejections == {"robot": 180}
+    assert (status.offset, status.head, status.lag) == (500, 500, 0)
+
+
+def test_imported_bursts_are_learned(bootstrapped: World) -> None:
+    """The robot rule never applies to backfill."""
+    bootstrapped.events(300, user="importer", backfill=True, event_time_us=START_US)
+    bootstrapped.round()
+    assert "robot" not in bootstrapped.resources.log.rejection_counts()
+
+
+def test_an_erased_user_is_in_no_later_checkpoint(bootstrapped: World) -> None:
+    """After an erasure the next generation's training state no longer names the user, and replays nothing of theirs."""
+    bootstrapped.events(20, user="user-to-erase")
+    bootstrapped.round()
+    assert b"user-to-erase" in state_bytes(bootstrapped, REPLAY)
+    bootstrapped.resources.log.delete_subject(Subject(SubjectKind.USER, "user-to-erase"))
+    bootstrapped.events(1)
+    bootstrapped.round()
+    assert b"user-to-erase" not in state_bytes(bootstrapped, REPLAY)
+    assert b"user-to-erase" not in bootstrapped.checkpoint()
+
+
+def state_bytes(world: World, name: str) -> bytes:
+    return world.resources.store.open_blob(world.manifest.files[name]).read_bytes()
+
+
+def test_the_offset_passes_erased_events_at_the_logs_end(bootstrapped: World) -> None:
+    """When the last events are gone, the updater is not behind for ever."""
+    bootstrapped.events(5, user="gone")
+    bootstrapped.resources.log.delete_subject(Subject(SubjectKind.USER, "gone"))
+    session = bootstrapped.resume()
+    assert not session.learn()
+    assert session.offset == 205
+    assert session.has_news, "the erasure itself is news: the next checkpoint must not name whom it erased"
+
+
+def test_old_generations_go_and_named_ones_stay(bootstrapped: World) -> None:
+    """The newest, the labelled with their parents and those a server holds stay; the rest leaves nothing behind."""
+    world = replace(bootstrapped, settings=bootstrapped.settings.model_copy(update={"keep_generations": 2}))
+    registry = world.resources.registry
+    first = world.stable
+    world.events(3)
+    world.round()
+    held = world.stable
+    registry.heartbeat("server", [held], 3600.0, now_us())
+    for _ in range(4):
+        world.events(3)
+        world.round()
+    registry.set_label("canary", world.stable)
+    kept = [record.number for record in registry.list(None, 100)]
+    assert kept == [world.stable, world.stable - 1, held]
+    assert world.resources.store.list_generations() == sorted(kept)
+    assert first not in kept
+    for number in kept:
+        LoadedGeneration.load(world.resources.store, number)
+
+
+def test_a_rolled_back_label_is_respected(bootstrapped: World) -> None:
+    """When an operator moves the label, a publish on top of another generation is refused; training resumes from it."""
+    first = bootstrapped.stable
+    bootstrapped.events(5)
+    bootstrapped.round()
+    session = bootstrapped.resume()
+    bootstrapped.events(5)
+    session.learn()
+    assert bootstrapped.resources.registry.rollback(STABLE)[0] == first
+    with bootstrapped.lead() as leadership, pytest.raises(ConflictError):
+        session.publish(leadership.lease)
+    assert bootstrapped.stable == first
+    assert bootstrapped.resume().offset == 200
+
+
+def test_a_lost_lease_publishes_nothing(bootstrapped: World) -> None:
+    """An updater whose lease went to another one cannot move the label."""
+    session = bootstrapped.resume()
+    before = bootstrapped.stable
+    bootstrapped.events(5)
+    session.learn()
+    registry = bootstrapped.resources.registry
+    lease = registry.acquire_lease(LEASE_NAME, "old", 1.0, now_us())
+    assert lease is not None
+    assert registry.acquire_lease(LEASE_NAME, "new", 60.0, now_us() + 10_000_000) is not None
+    with pytest.raises(LeaseLostError):
+        session.publish(lease)
+    assert bootstrapped.stable == before
+
+
+def test_a_damaged_generation_is_passed_over(bootstrapped: World) -> None:
+    """When stable's checkpoint is damaged, training goes on from the one before, and learns again what that lacks."""
+    bootstrapped.events(5)
+    bootstrapped.round()
+    expected = bootstrapped.checkpoint()
+    bootstrapped.resources.store.open_blob(bootstrapped.manifest.files[CHECKPOINT]).write_bytes(b"damaged")
+    session = bootstrapped.resume()
+    assert session.offset == 200
+    session.learn()
+    with bootstrapped.lead() as leadership:
+        session.publish(leadership.lease)
+    assert bootstrapped.checkpoint() == expected
+
+
+def test_another_text_encoder_is_refused(bootstrapped: World) -> None:
+    """Features of two encoders must not be mixed: a checkpoint of the other one does not load."""
+
+    class OtherEncoder(HashEncoder):
+        id = "other/mean"
+
+    resources = Resources.open(bootstrapped.settings, OtherEncoder())
+    with pytest.raises(ArtifactError, match="text encoder"):
+        TrainingSession.resume(resources, bootstrapped.settings, UpdaterMetrics())
+    resources.close()
+
+
+@pytest.mark.parametrize("missing", ["events", "items"])
+def test_there_is_no_bootstrap_from_nothing(tmp_path: Path, missing: str) -> None:
+    """Without events, or without items, bootstrap says what is missing and publishes nothing."""
+    world = make_world(tmp_path)
+    if missing == "events":
+        world.items(1)
+    else:
+        world.events(5)
+    with pytest.raises(NotFoundError, match=missing):
+        world.bootstrap()
+    assert world.resources.registry.labels() == {}
+    world.resources.close()
+
+
+# --- killed at every step
+
+
+class DyingStore(ArtifactStore):
+    """A store in whose `step`-th write the process dies, before or after the write."""
+
+    def arm(self, step: int, *, after: bool) -> None:
+        self._step, self._after, self.steps = step, after, 0
+
+    def _survive(self, write: Callable[[], Any]) -> Any:
+        self.steps += 1
+        dies = self.steps == self._step
+        if dies and not self._after:
+            raise Killed
+        result = write()
+        if dies:
+            raise Killed
+        return result
+
+    def put_blob(self, content: Path | bytes) -> FileEntry:
+        return self._survive(lambda: super(DyingStore, self).put_blob(content))  # type: ignore[no-any-return]
+
+    def write_manifest(self, number: int, manifest: Manifest) -> None:
+        self._survive(lambda: super(DyingStore, self).write_manifest(number, manifest))
+
+    def mirror_label(self, label: str, number: int) -> None:
+        self._survive(lambda: super(DyingStore, self).mirror_label(label, number))
+
+    def collect_garbage(self, keep: set[int], grace_s: float = 0.0) -> int:
+        return self._survive(lambda: super(DyingStore, self).collect_garbage(keep, grace_s))  # type: ignore[no-any-return]
+
+
+class DyingRegistry(GenerationRegistry):
+    """A registry in which the process dies around `record` or `set_label`."""
+
+    dies_at = ""
+
+    def record(self, generation: GenerationRecord) -> None:
+        self._maybe_die("before record")
+        super().record(generation)
+        self._maybe_die("after record")
+
+    def set_label(self, label: str, number: int, *, expected: int | None = None, lease: Lease | None = None) -> int:
+        self._maybe_die("before set_label")
+        previous = super().set_label(label, number, expected=expected, lease=lease)
+        self._maybe_die("after set_label")
+        return previous
+
+    def _maybe_die(self, at: str) -> None:
+        if self.dies_at == at:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bootstrapped installation with a round of news waiting, to be copied."""
+    folder = tmp_path_factory.mktemp("waiting")
+    world = make_world(folder)
+    world.items(*range(N_ITEMS))
+    world.events(200)
+    world.bootstrap()
+    world.events(20)
+    world.items(77)
+    world.resources.close()
+    return folder
+
+
+def copied(waiting: Path, folder: Path, *, full: bool = False) -> World:
+    """The waiting installation again; its round will be published as a delta or in full."""
+    shutil.copytree(waiting, folder)
+    return make_world(folder, fold_share=0.001 if full else 1.0)
+
+
+def uninterrupted(waiting: Path, folder: Path, *, full: bool = False) -> World:
+    """What becomes of it where nobody dies."""
+    world = copied(waiting, folder, full=full)
+    world.round()
+    return world
+
+
+def die_in_publish(world: World, store: ArtifactStore, registry: GenerationRegistry) -> None:
+    mortal = replace(world, resources=replace(world.resources, store=store, registry=registry))
+    session = mortal.resume()
+    while session.learn():
+        pass
+    lease = world.resources.registry.acquire_lease(LEASE_NAME, "mortal", 0.001, now_us() - 1_000_000)
+    assert lease is not None
+    with pytest.raises(Killed):
+        session.publish(lease)
+
+
+def assert_whole_and_continues(world: World, expected: World) -> None:
+    """The store is intact, and one more process ends where an uninterrupted one would have: no event twice or lost."""
+    loaded = world.loaded()
+    assert loaded.manifest.watermark in (200, 220)
+    session = world.resume()
+    while session.learn():
+        pass
+    if session.has_news:
+        with world.lead() as leadership:
+            session.publish(leadership.lease)
+    assert world.checkpoint() == expected.checkpoint()
+    assert state_bytes(world, REPLAY) == state_bytes(expected, REPLAY)
+    ours, theirs = world.loaded().table, expected.loaded().table
+    assert sorted(ours.item_ids()) == sorted(theirs.item_ids())
+    for item_id in theirs.item_ids():
+        np.testing.assert_array_equal(ours.vectors([ours.row(item_id)]), theirs.vectors([theirs.row(item_id)]))
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["fast", "full"])
+def test_killed_at_any_write_of_the_store(waiting: Path, tmp_path: Path, full: bool) -> None:
+    """Whichever write of a publish is the last, before or after it: the store is whole and nothing is learned twice."""
+    expected = uninterrupted(waiting, tmp_path / "uninterrupted", full=full)
+    step, survived = 0, False
+    while not survived:
+        step += 1
+        for after in (False, True):
+            world = copied(waiting, tmp_path / f"{step}-{after}", full=full)
+            store = DyingStore(world.settings.store_url)
+            store.arm(step, after=after)
+            try:
+                die_in_publish(world, store, world.resources.registry)
+            except pytest.fail.Exception:
+                survived = True  # there is no such step any more
+            assert_whole_and_continues(world, expected)
+            world.resources.close()
+    assert step > 8
+    expected.resources.close()
+
+
+@pytest.mark.parametrize("at", ["before record", "after record", "before set_label", "after set_label"])
+def test_killed_around_the_registry(waiting: Path, tmp_path: Path, at: str) -> None:
+    """A manifest without a record, a record without the label, a label without its mirror: all are gone on from."""
+    expected = uninterrupted(waiting, tmp_path / "uninterrupted")
+    world = copied(waiting, tmp_path / "killed")
+    registry = DyingRegistry(world.resources.database)
+    registry.dies_at = at
+    die_in_publish(world, world.resources.store, registry)
+    assert_whole_and_continues(world, expected)
+    for each in (world, expected):
+        each.resources.close()
+
+
+def test_killed_while_learning(waiting: Path, tmp_path: Path) -> None:
+    """What was learned but not published is learned again by a learner that never saw it, with the same result."""
+    expected = uninterrupted(waiting, tmp_path / "uninterrupted")
+    world = copied(waiting, tmp_path / "killed")
+    world.resume().learn()
+    assert_whole_and_continues(world, expected)
+    for each in (world, expected):
+        each.resources.close()
+
+
+# --- the daemon
+
+
+def run_until(world: World, done: Callable[[], bool], **settings: Any) -> UpdaterMetrics:
+    """Run a daemon whose sleeps are moments to look whether it is done."""
+    metrics = UpdaterMetrics()
+    chosen = world.settings.model_copy(update={"publish_interval_s": 0.0, **settings})
+    slept = 0
+
+    def wait(_seconds: float) -> None:
+        nonlocal slept
+        slept += 1
+        assert slept < 200, "the daemon never got there"
+        if done():
+            updater.stop()
+
+    updater = Updater(world.resources, chosen, metrics, wait)
+    updater.run()
+    return metrics
+
+
+def test_the_daemon_bootstraps_learns_publishes_and_stops(world: World) -> None:
+    """From an empty store: it waits for enough events, bootstraps, learns what comes, and releases its lease."""
+    wrote = False
+
+    def done() -> bool:
+        nonlocal wrote
+        if STABLE not in world.resources.registry.labels():
+            return False
+        if not wrote:
+            wrote = True
+            world.events(7)
+            return False
+        return world.manifest.watermark == 207
+
+    metrics = run_until(world, done, bootstrap_when_events=100)
+    assert metrics.registry.get_sample_value("headwater_updater_watermark") == 207
+    assert metrics.registry.get_sample_value("headwater_updater_leading") == 0
+    assert read_status(world.resources.database, "default", now_us()).leader is None
+
+
+def test_the_daemon_waits_for_a_bootstrap(world: World) -> None:
+    """With too few events, or none wanted, it publishes nothing and goes on when somebody bootstraps."""
+    looks = 0
+
+    def done() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks == 5
+
+    run_until(world, done, bootstrap_when_events=201)
+    run_until(world, lambda: True)
+    assert world.resources.registry.labels() == {}
+
+
+def test_the_daemon_stands_by_while_another_one_leads(bootstrapped: World) -> None:
+    """Without the lease it neither learns nor publishes; when the lease is free it takes over."""
+    before = bootstrapped.stable
+    bootstrapped.events(5)
+    registry = bootstrapped.resources.registry
+    lease = registry.acquire_lease(LEASE_NAME, "another", 3600.0, now_us())
+    assert lease is not None
+    run_until(bootstrapped, lambda: True)
+    assert bootstrapped.stable == before
+    assert read_status(bootstrapped.resources.database, "default", now_us()).leader == "another"
+    registry.release(lease)
+    run_until(bootstrapped, lambda: bootstrapped.manifest.watermark == 205)
+
+
+def test_stopping_publishes_what_was_learned(bootstrapped: World) -> None:
+    """Asked to stop between two publishes, the daemon publishes what it has before it goes."""
+    bootstrapped.events(5)
+    run_until(bootstrapped, lambda: True, publish_interval_s=3600.0)
+    assert bootstrapped.manifest.watermark == 205
+
+
+def test_the_daemon_outlives_a_database_outage(bootstrapped: World) -> None:
+    """While the database is away it waits; afterwards nothing is missing or learned twice."""
+
+    class FlakyRegistry(GenerationRegistry):
+        failures = 3
+
+        def allocate(self) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise DatabaseUnavailableError("gone for a while")
+            return super().allocate()
+
+    registry = FlakyRegistry(bootstrapped.resources.database)
+    world = replace(bootstrapped, resources=replace(bootstrapped.resources, registry=registry))
+    world.events(5)
+    metrics = run_until(world, lambda: world.manifest.watermark == 205)
+    failed = metrics.registry.get_sample_value("headwater_updater_failures_total", {"kind": "DatabaseUnavailableError"})
+    assert failed == 3
+
+
+def test_status_before_anything_happened(tmp_path: Path) -> None:
+    """An empty installation has a status too."""
+    world = make_world(tmp_path)
+    status = read_status(world.resources.database, "default", now_us())
+    assert (status.generation, status.offset, status.head, status.lag, status.leader) == (None, 0, 0, 0, None)
+    world.resources.close()

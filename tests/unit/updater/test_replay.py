@@ -1,0 +1,87 @@
+"""The replay buffer: bounded, past only, leaning to the recent, forgetting whom it must."""
+
+from __future__ import annotations
+
+import pytest
+
+from headwater_core.errors import ArtifactError
+from headwater_core.events import Subject, SubjectKind
+from headwater_updater.replay import ReplayBuffer, ReplayRef
+
+
+def refs(start: int, stop: int) -> list[ReplayRef]:
+    return [ReplayRef(Subject(SubjectKind(("user", "visitor")[p % 2]), f"ü{p % 7}"), p) for p in range(start, stop)]
+
+
+def test_the_buffer_stays_within_its_capacity() -> None:
+    """However much is added, no more than the capacity is kept, and each event at most once."""
+    buffer = ReplayBuffer(20)
+    for start in range(0, 1000, 30):
+        buffer.add(refs(start, start + 30))
+        assert len(buffer) <= 20
+    kept = buffer.sample(20)
+    assert len(kept) == len(set(kept)) == 20
+
+
+def test_half_a_draw_is_recent_and_half_is_old() -> None:
+    """The latest events make up half of every draw, an even sample of all before them the other half."""
+    buffer = ReplayBuffer(200)
+    buffer.add(refs(0, 10_000))
+    positions = [ref.position for ref in buffer.sample(100)]
+    recent = [position for position in positions if position >= 9_900]
+    old = [position for position in positions if position < 9_900]
+    assert (len(recent), len(old)) == (50, 50)
+    assert 3_000 < sum(old) / len(old) < 7_000
+
+
+def test_a_short_past_is_drawn_whole() -> None:
+    """With fewer events than asked for, all are given."""
+    buffer = ReplayBuffer(100)
+    assert buffer.sample(5) == []
+    buffer.add(refs(0, 8))
+    assert sorted(ref.position for ref in buffer.sample(50)) == list(range(8))
+
+
+def test_nothing_later_than_asked_for_is_drawn() -> None:
+    """With a highest position, a draw holds the past of that position only."""
+    buffer = ReplayBuffer(40)
+    buffer.add(refs(0, 100))
+    assert all(ref.position <= 90 for ref in buffer.sample(40, up_to_position=90))
+
+
+def test_erased_subjects_are_forgotten() -> None:
+    """After forget no event of the subject is drawn, and the order of the ring is kept."""
+    buffer = ReplayBuffer(40)
+    buffer.add(refs(0, 105))
+    gone = Subject(SubjectKind.USER, "ü2")
+    assert any(ref.subject == gone for ref in buffer.sample(40))
+    buffer.forget([gone])
+    assert all(ref.subject != gone for ref in buffer.sample(40))
+    buffer.add(refs(105, 125))
+    recent = {ref.position for ref in buffer.sample(40) if ref.position >= 105}
+    assert recent == set(range(105, 125))
+
+
+def test_a_loaded_buffer_draws_on_as_if_it_had_never_stopped() -> None:
+    """State and load_state keep contents and random state."""
+    buffer = ReplayBuffer(30, seed=3)
+    buffer.add(refs(0, 100))
+    buffer.sample(5)
+    loaded = ReplayBuffer.load_state(buffer.state())
+    for each in (buffer, loaded):
+        each.add(refs(100, 150))
+    assert buffer.sample(12) == loaded.sample(12)
+    assert buffer.state() == loaded.state()
+
+
+def test_an_empty_buffer_survives_a_file() -> None:
+    """A buffer without events is saved and loaded too."""
+    assert len(ReplayBuffer.load_state(ReplayBuffer(10).state())) == 0
+
+
+def test_bad_input_is_refused() -> None:
+    """A capacity without room for both halves, and a file that is none."""
+    with pytest.raises(ValueError, match="capacity"):
+        ReplayBuffer(1)
+    with pytest.raises(ArtifactError):
+        ReplayBuffer.load_state(b"nothing of the kind")

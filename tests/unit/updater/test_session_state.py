@@ -1,0 +1,41 @@
+"""What training resumes from beside the checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+
+from headwater_core.errors import ArtifactError
+from headwater_core.events import Subject, SubjectKind
+from headwater_updater.prequential import Prequential, ScoredTarget
+from headwater_updater.replay import ReplayBuffer, ReplayRef
+from headwater_updater.session_state import REPLAY, SESSION, SessionState
+
+
+def state() -> SessionState:
+    replay, prequential = ReplayBuffer(10), Prequential(5)
+    replay.add(ReplayRef(Subject(SubjectKind.USER, f"u{n}"), n) for n in range(1, 30))
+    prequential.add([ScoredTarget(1, 3, True, False), ScoredTarget(2, 0, False, True)])
+    return SessionState(replay, prequential, erasure=7)
+
+
+def test_the_state_comes_back_as_it_was() -> None:
+    """Replay draws on as if nothing had happened, the rolling metrics go on, no erasure is followed twice."""
+    before = state()
+    after = SessionState.load(before.files())
+    assert after.files() == before.files()
+    assert after.erasure == 7
+    assert after.prequential.metrics() == before.prequential.metrics()
+    assert after.replay.sample(5) == before.replay.sample(5)
+
+
+@pytest.mark.parametrize("name", [REPLAY, SESSION])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"\xff\xfe", b'{"schema_version": 2}'])
+def test_damaged_state_is_an_error(name: str, content: bytes | None) -> None:
+    """A missing, damaged or foreign file is reported, not taken for an empty state."""
+    files = state().files()
+    if content is None:
+        del files[name]
+    else:
+        files[name] = content
+    with pytest.raises(ArtifactError):
+        SessionState.load(files)

@@ -1,0 +1,129 @@
+"""The daemon: leads or stands by; while it leads, it learns what is new and publishes it at a steady pace.
+
+The offset that counts is the watermark in the checkpoint of the generation that `stable` names. So a daemon that was
+killed, lost the lease or the database, or found the label moved by an operator does one and the same thing: it forgets
+what it had in memory and goes on from `stable`. What it had learned but not published is learned again, by a learner
+that never saw it; what was published is not.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from headwater_core.errors import (
+    ArtifactError,
+    ConflictError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    NotFoundError,
+)
+from headwater_updater.lease import Leadership, holder_name
+from headwater_updater.metrics import UpdaterMetrics
+from headwater_updater.resources import Resources
+from headwater_updater.session import TrainingSession
+from headwater_updater.settings import UpdaterSettings
+
+_LONGEST_BACKOFF_S = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Updater:
+    """One updater process's life, from start to a request to stop."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        settings: UpdaterSettings,
+        metrics: UpdaterMetrics | None = None,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            resources: what to read from and write to.
+            settings: how to learn and publish.
+            metrics: what to report to.
+            wait: how to sleep for so many seconds; None: until then or until asked to stop.
+        """
+        self._resources = resources
+        self._settings = settings
+        self._metrics = metrics or UpdaterMetrics()
+        self._stopping = threading.Event()
+        self._wait = wait or self._stopping.wait
+        self._holder = holder_name()
+
+    def stop(self) -> None:
+        """Ask `run` to end: it finishes its round, publishes what was learned and releases the lease."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Work until asked to stop; what can pass by itself is waited for."""
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                self._lead_or_stand_by()
+                failures = 0
+            except LeaseLostError as error:
+                _log.warning("lease_lost", reason=str(error))
+            except ConflictError as error:
+                _log.warning("label_moved", reason=str(error))
+            except (DatabaseUnavailableError, ArtifactError) as error:
+                failures += 1
+                self._metrics.failures.labels(type(error).__name__).inc()
+                _log.error("trying_again", reason=str(error), failures=failures)
+                self._wait(min(_LONGEST_BACKOFF_S, self._settings.poll_interval_s * 2**failures))
+            finally:
+                self._metrics.leading.set(0)
+
+    def _lead_or_stand_by(self) -> None:
+        ttl_s = self._settings.updater_lease_ttl_s
+        leadership = Leadership.acquire(self._resources.registry, self._holder, ttl_s)
+        if leadership is None:
+            self._wait(self._settings.poll_interval_s)
+            return
+        with leadership:
+            _log.info("leading", holder=self._holder, epoch=leadership.lease.epoch)
+            self._metrics.leading.set(1)
+            session = self._open_session(leadership)
+            if session is not None:
+                self._learn(session, leadership)
+
+    def _open_session(self, leadership: Leadership) -> TrainingSession | None:
+        """The session of the generation that `stable` names, or of a first one; None: asked to stop before."""
+        said = False
+        while not self._stopping.is_set():
+            leadership.check()
+            session = TrainingSession.resume(self._resources, self._settings, self._metrics)
+            if session is not None:
+                return session
+            wanted = self._settings.bootstrap_when_events
+            if wanted is not None and self._resources.log.head() >= wanted:
+                try:
+                    return TrainingSession.bootstrap(self._resources, self._settings, self._metrics, leadership)
+                except NotFoundError as error:
+                    _log.info("nothing_to_bootstrap_from", reason=str(error))
+            elif not said:
+                _log.info("waiting_for_bootstrap", bootstrap_when_events=wanted)
+                said = True
+            self._wait(self._settings.poll_interval_s)
+        return None
+
+    def _learn(self, session: TrainingSession, leadership: Leadership) -> None:
+        """Learn and publish until asked to stop."""
+        settings = self._settings
+        published_s = time.monotonic()
+        while not self._stopping.is_set():
+            leadership.check()
+            worked = session.learn()
+            if session.has_news and time.monotonic() - published_s >= settings.publish_interval_s:
+                session.publish(leadership.lease)
+                published_s = time.monotonic()
+            if not worked:
+                self._wait(settings.poll_interval_s)
+        if session.has_news:
+            session.publish(leadership.lease)

@@ -1,0 +1,181 @@
+"""The command `headwater-updater`: `run` the daemon, `bootstrap` the first generation, ask for the `status`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Annotated
+
+import structlog
+import torch
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from headwater_core.database import Database
+from headwater_core.errors import ConflictError, HeadwaterError
+from headwater_core.logs import configure_logs
+from headwater_updater.bootstrap import OnProgress
+from headwater_updater.daemon import Updater
+from headwater_updater.lease import Leadership, holder_name, now_us
+from headwater_updater.metrics import MetricsServer, UpdaterMetrics
+from headwater_updater.publisher import STABLE
+from headwater_updater.resources import Resources
+from headwater_updater.session import TrainingSession
+from headwater_updater.settings import UpdaterSettings
+from headwater_updater.status import Status, read_status
+
+main = typer.Typer(
+    help="Learns from the feedback log and publishes generations. Settings: environment variables HEADWATER_….",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DatabaseUrl = Annotated[str | None, typer.Option(help="SQLite or PostgreSQL [env: HEADWATER_DATABASE_URL]")]
+StoreUrl = Annotated[str | None, typer.Option(help="The artifact store [env: HEADWATER_STORE_URL]")]
+Tenant = Annotated[str | None, typer.Option(help="Whose data [env: HEADWATER_TENANT]")]
+
+
+@main.command()
+def run(database_url: DatabaseUrl = None, store_url: StoreUrl = None, tenant: Tenant = None) -> None:
+    """Learn what is new and publish it, until SIGTERM or SIGINT; stands by while another updater leads."""
+    with _errors_shown():
+        settings = _settings(database_url=database_url, store_url=store_url, tenant=tenant)
+        metrics = UpdaterMetrics()
+        server = None
+        if settings.updater_metrics_port is not None:
+            server = MetricsServer(metrics, settings.updater_metrics_port)
+        resources = Resources.open(settings)
+        updater = Updater(resources, settings, metrics)
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            structlog.get_logger(__name__).info("stopping", signal=signal.Signals(number).name)
+            updater.stop()
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        structlog.get_logger(__name__).info("started", metrics_port=None if server is None else server.port)
+        try:
+            updater.run()
+        finally:
+            resources.close()
+            if server is not None:
+                server.close()
+
+
+@main.command()
+def bootstrap(
+    database_url: DatabaseUrl = None,
+    store_url: StoreUrl = None,
+    tenant: Tenant = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="[env: HEADWATER_BOOTSTRAP_EPOCHS]")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="[env: HEADWATER_BOOTSTRAP_SECONDS]")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Train anew though there is a generation already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train the first generation on the whole log and publish it."""
+    with _errors_shown():
+        settings = _settings(
+            database_url=database_url,
+            store_url=store_url,
+            tenant=tenant,
+            bootstrap_epochs=epochs,
+            bootstrap_seconds=seconds,
+        )
+        resources = Resources.open(settings)
+        try:
+            if not again and STABLE in resources.registry.labels():
+                raise ConflictError("there is a generation already; --again trains a new one from nothing")
+            leadership = Leadership.acquire(resources.registry, holder_name(), settings.updater_lease_ttl_s)
+            if leadership is None:
+                raise ConflictError("an updater is running; stop it first")
+            with leadership, _progress_bar() as report:
+                TrainingSession.bootstrap(resources, settings, UpdaterMetrics(), leadership, report)
+            _show(read_status(resources.database, settings.tenant, now_us()), as_json=as_json)
+        finally:
+            resources.close()
+
+
+@main.command()
+def status(
+    database_url: DatabaseUrl = None,
+    tenant: Tenant = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show offset, lag, generation, metrics, rejections and who leads."""
+    with _errors_shown():
+        settings = _settings(database_url=database_url, tenant=tenant)
+        database = Database(settings.database_url)
+        try:
+            database.migrate()
+            _show(read_status(database, settings.tenant, now_us()), as_json=as_json)
+        finally:
+            database.close()
+
+
+def _settings(**given: object) -> UpdaterSettings:
+    """The settings, the command line's over the environment's; logs and threads are set up by them."""
+    settings = UpdaterSettings.model_validate({name: value for name, value in given.items() if value is not None})
+    configure_logs(settings.log_level, settings.log_format)
+    torch.set_num_threads(settings.torch_threads)
+    return settings
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """What the caller can mend is one line and exit status 1."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        typer.echo(f"error: settings: {problems}", err=True)
+        raise typer.Exit(1) from None
+    except (HeadwaterError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def _progress_bar() -> Iterator[OnProgress]:
+    columns = TextColumn("{task.description:<15}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        tasks: dict[str, int] = {}
+
+        def report(stage: str, share: float) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    progress.update(task, completed=1.0)  # type: ignore[arg-type]
+                tasks[stage] = progress.add_task(stage, total=1.0)
+            progress.update(tasks[stage], completed=share)  # type: ignore[arg-type]
+
+        yield report
+
+
+def _show(found: Status, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
+        return
+    table = Table(show_header=False, box=None)
+    published = "never"
+    if found.publish_time_us is not None:
+        published = datetime.fromtimestamp(found.publish_time_us / 1_000_000, UTC).isoformat(timespec="seconds")
+    rows = {
+        "generation": "none yet" if found.generation is None else str(found.generation),
+        "published": published,
+        "items": "" if found.item_count is None else str(found.item_count),
+        "offset": f"{found.offset} of {found.head}, {found.lag} behind",
+        "leader": found.leader or "none: no updater is running",
+        **{name: f"{value:.4g}" for name, value in sorted(found.metrics.items())},
+        **{f"rejected: {rule}": str(count) for rule, count in sorted(found.rejections.items())},
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console().print(table)

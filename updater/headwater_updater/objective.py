@@ -1,0 +1,125 @@
+"""The joint loss of one batch: next item, value, event type."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headwater_core.losses import full_softmax_loss, sampled_softmax_loss, type_loss, value_loss
+from headwater_core.towers import ItemTower, JointHeads, UserTower
+from headwater_updater.examples import Batch
+from headwater_updater.learner_config import LearnerConfig
+
+_UNIFORM_SHARE = 0.25
+"""Of the negatives, how many are drawn evenly; the others are drawn by popularity."""
+
+
+class Losses(NamedTuple):
+    """A batch's losses, and where the gradient of the id embeddings will be found."""
+
+    total: Tensor
+    next_item: float
+    rows: Tensor
+    """(m,) int64, sorted, row 0 first: the items that took part."""
+    id_vectors: Tensor
+    """(m, d), a leaf: after `total.backward()` its gradient is that of the id table's rows."""
+
+
+def joint_loss(
+    config: LearnerConfig,
+    towers: tuple[UserTower, ItemTower, JointHeads],
+    item_features: Tensor,
+    counts: np.ndarray,
+    batch: Batch,
+    rng: np.random.Generator,
+) -> Losses:
+    """The loss of a batch.
+
+    Candidates are the items that have been a target at least once: as a mere negative an item would be pushed away
+    from everybody, and what was never seen is to be placed by its text.
+
+    Args:
+        config: loss weights and sampling.
+        towers: user tower, item tower and heads, in training mode or not.
+        item_features: (n + 1, F), by row.
+        counts: (n + 1,), how often each item was a target so far, those of this batch included.
+        batch: what to learn.
+        rng: draws negatives and what the heads learn from.
+    """
+    user_tower, item_tower, heads = towers
+    candidates = np.flatnonzero(counts)
+    is_full = len(candidates) <= config.full_softmax_limit
+    negatives = candidates if is_full else _draw_negatives(candidates, counts, config.n_negatives, rng)
+    used = (np.zeros(1, np.int64), negatives, batch.tensors.item_rows.numpy().ravel(), batch.target_rows.numpy())
+    rows = torch.from_numpy(np.unique(np.concatenate(used)))
+    id_vectors = item_tower.id_embedding.detach()[rows].requires_grad_()  # (m, d)
+    vectors = item_tower.compose(id_vectors, item_features[rows].float())  # (m, d)
+
+    history = vectors[torch.searchsorted(rows, batch.tensors.item_rows)]  # (B, T, d)
+    interests = _interests(user_tower, batch, history)  # (P, K, d)
+    targets = torch.searchsorted(rows, batch.target_rows)  # (P,) places in `rows`
+    places = torch.searchsorted(rows, torch.from_numpy(negatives))  # (N,)
+    if is_full:
+        local = torch.searchsorted(places, targets)
+        next_item = full_softmax_loss(interests, vectors[places], local, batch.target_weights)
+    else:
+        log_counts = torch.from_numpy(np.log(_expected_counts(negatives, candidates, counts, len(negatives))))
+        next_item = sampled_softmax_loss(
+            interests,
+            vectors[targets],
+            vectors[places],
+            targets.unsqueeze(1) == places,
+            log_counts.float(),
+            batch.target_weights,
+        )
+    value, event_type = _head_losses(config, heads, interests, vectors, targets, batch, rng)
+    total = next_item + config.value_loss_weight * value + config.type_loss_weight * event_type
+    return Losses(total, float(next_item.detach()), rows, id_vectors)
+
+
+def _interests(user_tower: UserTower, batch: Batch, history: Tensor) -> Tensor:
+    """The interests from which each target is predicted, (P, K, d)."""
+    b, t = batch.tensors.item_rows.shape
+    ends = torch.arange(b) * t + batch.tensors.lengths - 1
+    if bool(torch.isin(batch.sources, ends).all()):  # incremental steps, mostly: decode one position of each history
+        at_end: Tensor = user_tower(batch.tensors, history)  # (B, K, d)
+        return at_end[batch.sources // t]
+    return user_tower.forward_all(batch.tensors, history).flatten(0, 1)[batch.sources]
+
+
+def _draw_negatives(candidates: np.ndarray, counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    popularity = counts[candidates] / counts[candidates].sum()
+    drawn = rng.choice(candidates, n, p=(1 - _UNIFORM_SHARE) * popularity + _UNIFORM_SHARE / len(candidates))
+    return np.asarray(drawn, np.int64)
+
+
+def _expected_counts(drawn: np.ndarray, candidates: np.ndarray, counts: np.ndarray, n: int) -> np.ndarray:
+    """How often each drawn item is expected among n draws, as `_draw_negatives` makes them."""
+    popularity = counts[drawn] / counts[candidates].sum()
+    expected: np.ndarray = n * ((1 - _UNIFORM_SHARE) * popularity + _UNIFORM_SHARE / len(candidates))
+    return expected
+
+
+def _head_losses(
+    config: LearnerConfig,
+    heads: JointHeads,
+    interests: Tensor,
+    vectors: Tensor,
+    targets: Tensor,
+    batch: Batch,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Value and type loss of some of the targets; reference items are other targets, hence drawn by popularity."""
+    n = min(config.head_targets, len(targets))
+    chosen = torch.from_numpy(rng.choice(len(targets), n, replace=False))
+    drawn = torch.from_numpy(rng.integers(0, len(targets), (n, config.head_references)))
+    items = vectors[torch.cat([targets[chosen].unsqueeze(1), targets[drawn]], dim=1)]  # (n, 1 + R, d)
+    users = interests[chosen]  # (n, K, d)
+    best = torch.einsum("pkd,prd->prk", users, items).argmax(-1, keepdim=True)  # (n, 1 + R, 1)
+    users = users.gather(1, best.expand(-1, -1, users.shape[-1]))  # (n, 1 + R, d)
+    type_logits, values = heads(users, items)
+    event_type = type_loss(type_logits[:, 0], batch.target_types[chosen], type_logits[:, 1:], config.reference_exposure)
+    return value_loss(values[:, 0], batch.target_values[chosen]), event_type

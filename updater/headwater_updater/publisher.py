@@ -1,0 +1,223 @@
+"""Publishing: what was learned becomes a generation.
+
+Blobs → manifest → record → label → mirror, in this order: a process killed at any point leaves at worst files that
+nothing names, and the label on the generation before.
+
+A fast publish shares the base shards of the generation before and carries a delta over them; when the delta has grown
+past a share of the base, or there is no base, a full publish makes new base shards of all item vectors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.generation import LoadedGeneration
+from headwater_core.manifest import (
+    CHECKPOINT,
+    DELTA,
+    ITEM_TOWER,
+    JOINT_HEADS,
+    USER_TOWER,
+    FileEntry,
+    Manifest,
+    index_file,
+    items_file,
+)
+from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
+from headwater_core.shards import Delta, IndexKind, Shard
+from headwater_core.towers import save_state
+from headwater_updater.learner import Learner
+from headwater_updater.lease import now_us
+
+STABLE = "stable"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Published:
+    """The generation before the next one: what a fast publish builds on."""
+
+    manifest: Manifest
+    base_items: frozenset[str]
+    """The items that have a row in the base shards."""
+    delta: Delta
+
+    @classmethod
+    def of(cls, generation: LoadedGeneration) -> Published:
+        """What a loaded generation leaves to the next one."""
+        base_items = frozenset(item_id for shard in generation.shards for item_id in shard.item_ids)
+        return cls(generation.manifest, base_items, generation.delta)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draft:
+    """What is to be published."""
+
+    learner: Learner
+    text_encoder: str
+    items: Collection[str]
+    """All items that can be retrieved; the learner knows every one."""
+    changed: Collection[str]
+    """Those of them whose vectors are new or moved since the generation before."""
+    watermark: int
+    catalogue_revision: int
+    metrics: Mapping[str, float]
+    training_state: Mapping[str, bytes]
+    """Further files that training resumes from, by name."""
+
+
+class Publisher:
+    """Writes generations of one tenant."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        registry: GenerationRegistry,
+        *,
+        index_kind: IndexKind = IndexKind.SQ8,
+        shard_items: int = 250_000,
+        fold_share: float = 0.2,
+    ) -> None:
+        """Publish to this store and registry.
+
+        Args:
+            store: where the files go.
+            registry: where the numbers and the label are.
+            index_kind: of base shards.
+            shard_items: items in one base shard, at most.
+            fold_share: the share of the base that a delta may reach.
+        """
+        self._store = store
+        self._registry = registry
+        self._index_kind = index_kind
+        self._shard_items = shard_items
+        self._fold_share = fold_share
+
+    def publish(self, draft: Draft, before: Published | None, *, expected: int, lease: Lease) -> Published:
+        """Publish a generation and point `stable` at it.
+
+        Args:
+            draft: what was learned.
+            before: the generation that it was learned on top of; None: it was learned from nothing.
+            expected: the generation that `stable` must still name; 0: none.
+            lease: under which this process leads.
+
+        Raises:
+            LeaseLostError: another updater leads; the label has not moved.
+            ConflictError: the label does not name `expected` any more; it has not moved.
+            ArtifactError: a file could not be written.
+        """
+        number = self._registry.allocate()
+        delta = None if before is None else _next_delta(draft, before)
+        full = before is None or delta is None or self._outgrown(delta, before)
+        with tempfile.TemporaryDirectory(prefix="headwater-publish-") as folder:
+            if full:
+                files, shards = self._base(draft, Path(folder))
+                base_items, delta = frozenset(draft.items), Delta.empty(draft.learner.user_tower.config.dimension)
+            else:
+                assert before is not None
+                assert delta is not None
+                shards, base_items = before.manifest.shards, before.base_items
+                names = [name for shard in shards for name in (index_file(shard), items_file(shard))]
+                files = {name: before.manifest.files[name] for name in names}
+                files[items_file(DELTA)] = self._store.put_blob(delta.save(Path(folder), DELTA))
+        files |= self._weights(draft)
+        manifest = Manifest(
+            tenant=self._store.tenant,
+            number=number,
+            parent=0 if before is None else before.manifest.number,
+            full=full,
+            publish_time_us=now_us(),
+            watermark=draft.watermark,
+            catalogue_revision=draft.catalogue_revision,
+            dimension=draft.learner.user_tower.config.dimension,
+            item_count=len(draft.items),
+            text_encoder=draft.text_encoder,
+            tower_config=draft.learner.user_tower.config.to_dict(),
+            files=files,
+            shards=tuple(shards),
+            delta=None if full else DELTA,
+            metrics=dict(draft.metrics),
+        )
+        self._store.write_manifest(number, manifest)
+        self._registry.record(_record(manifest))
+        self._registry.set_label(STABLE, number, expected=expected, lease=lease)
+        self._store.mirror_label(STABLE, number)
+        _log.info(
+            "generation_published",
+            generation=number,
+            full=full,
+            watermark=manifest.watermark,
+            items=manifest.item_count,
+            delta_items=len(delta.item_ids),
+            bytes=manifest.total_bytes,
+        )
+        return Published(manifest, base_items, delta)
+
+    def _outgrown(self, delta: Delta, before: Published) -> bool:
+        return len(delta.item_ids) + len(delta.tombstones) > self._fold_share * len(before.base_items)
+
+    def _base(self, draft: Draft, folder: Path) -> tuple[dict[str, FileEntry], Sequence[str]]:
+        """New base shards of all items, in the order in which the learner met them."""
+        wanted = frozenset(draft.items)
+        ids = [item_id for item_id in draft.learner.item_ids if item_id in wanted]
+        files: dict[str, FileEntry] = {}
+        shards: list[str] = []
+        for start in range(0, len(ids), self._shard_items):
+            part = ids[start : start + self._shard_items]
+            name = f"shards/{len(shards):04d}"
+            shard = Shard.build(part, vectors_of(draft.learner, part), self._index_kind)
+            index_path, items_path = shard.save(folder, name)
+            files[index_file(name)] = self._store.put_blob(index_path)
+            files[items_file(name)] = self._store.put_blob(items_path)
+            shards.append(name)
+        return files, shards
+
+    def _weights(self, draft: Draft) -> dict[str, FileEntry]:
+        learner = draft.learner
+        contents = {
+            USER_TOWER: save_state(learner.user_tower),
+            ITEM_TOWER: save_state(learner.item_tower.shared),
+            JOINT_HEADS: save_state(learner.heads),
+            CHECKPOINT: learner.state(),
+            **draft.training_state,
+        }
+        return {name: self._store.put_blob(content) for name, content in contents.items()}
+
+
+def vectors_of(learner: Learner, item_ids: Sequence[str]) -> np.ndarray:
+    """The item vectors (n, d) float32 of items that the learner knows."""
+    rows = np.fromiter((learner.row(item_id) for item_id in item_ids), dtype=np.int64, count=len(item_ids))
+    return learner.item_vectors(rows)
+
+
+def _next_delta(draft: Draft, before: Published) -> Delta:
+    items = frozenset(draft.items)
+    known = before.base_items.union(before.delta.item_ids)
+    changed = sorted(items.intersection(draft.changed) | (items - known) | (items & before.delta.tombstones))
+    # A tombstone speaks against a base row; an item that only the delta had is left out of it.
+    delta = before.delta.updated(changed, vectors_of(draft.learner, changed), known - items)
+    return Delta(delta.item_ids, delta.vectors, delta.tombstones & before.base_items)
+
+
+def _record(manifest: Manifest) -> GenerationRecord:
+    return GenerationRecord(
+        number=manifest.number,
+        parent=manifest.parent,
+        full=manifest.full,
+        publish_time_us=manifest.publish_time_us,
+        watermark=manifest.watermark,
+        catalogue_revision=manifest.catalogue_revision,
+        item_count=manifest.item_count,
+        dimension=manifest.dimension,
+        total_bytes=manifest.total_bytes,
+        metrics=manifest.metrics,
+    )

@@ -1,0 +1,354 @@
+"""A training session: from a generation's checkpoint, round by round, to the next generations.
+
+One round: read the log after the offset → clean → follow the catalogue → score → learn, with replay. Everything that
+a round moves is in the files that publishing writes, so a session may end anywhere and another goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.cleaning import Cleaner, CleaningLimits, count_by_rule
+from headwater_core.errors import ArtifactError
+from headwater_core.events import EventType, LoggedEvent
+from headwater_core.feedback_log import subject_hash
+from headwater_core.generation import LoadedGeneration
+from headwater_core.manifest import CHECKPOINT
+from headwater_core.registry import Lease
+from headwater_updater.bootstrap import OnProgress, bootstrap
+from headwater_updater.catalogue_feed import CatalogueStep, follow
+from headwater_updater.learner import Learner
+from headwater_updater.lease import Leadership, now_us
+from headwater_updater.log_examples import events_before_their_item, links_of, new_examples, replay_examples
+from headwater_updater.metrics import UpdaterMetrics
+from headwater_updater.prequential import Prequential
+from headwater_updater.publisher import STABLE, Draft, Published, Publisher
+from headwater_updater.replay import ReplayBuffer, ReplayRef
+from headwater_updater.resources import Resources
+from headwater_updater.retention import retire
+from headwater_updater.session_state import REPLAY, SESSION, SessionState
+from headwater_updater.settings import UpdaterSettings
+
+_CANDIDATES = 20
+_PAGE = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class TrainingSession:
+    """A learner between two generations. Use it from one thread, under the updater's lease."""
+
+    def __init__(
+        self,
+        resources: Resources,
+        settings: UpdaterSettings,
+        metrics: UpdaterMetrics,
+        learner: Learner,
+        state: SessionState,
+        *,
+        items: set[str],
+        catalogue_revision: int,
+        published: Published | None,
+        label: int,
+    ) -> None:
+        """Go on with a learner whose watermark says what it has learned; `resume` and `bootstrap` make sessions.
+
+        Args:
+            resources: what to read from and write to.
+            settings: how to learn and publish.
+            metrics: what to report to.
+            learner: the model.
+            state: replay and the rest.
+            items: what can be retrieved.
+            catalogue_revision: up to where the catalogue's changes are followed.
+            published: the generation that the learner comes from.
+            label: what `stable` names; 0: nothing yet.
+        """
+        self._resources = resources
+        self._settings = settings
+        self._metrics = metrics
+        self._learner = learner
+        self._state = state
+        self._items = items
+        self._revision = catalogue_revision
+        self._published = published
+        self._label = label
+        self._changed: set[str] = set()
+        self._oldest_live_us: int | None = None
+        self._extra_metrics: dict[str, float] = {}
+        self._cleaner = Cleaner(CleaningLimits())
+        self._publisher = Publisher(
+            resources.store,
+            resources.registry,
+            index_kind=settings.index_kind,
+            shard_items=settings.shard_items,
+            fold_share=settings.fold_share,
+        )
+        self._warm_up_cleaner()
+        self.has_news = published is None
+        """Whether there is something that no generation has yet."""
+
+    @property
+    def offset(self) -> int:
+        """The highest position read and learned."""
+        return self._learner.watermark
+
+    @classmethod
+    def resume(cls, resources: Resources, settings: UpdaterSettings, metrics: UpdaterMetrics) -> TrainingSession | None:
+        """The session that goes on from the generation `stable` names; None: it names none.
+
+        When that one's files are damaged, the newest earlier generation that is whole takes its place: its watermark
+        is lower, so what came after is learned again, by a learner that never saw it.
+
+        Raises:
+            ArtifactError: when no recorded generation can be loaded.
+        """
+        label = resources.registry.labels().get(STABLE)
+        if label is None:
+            return None
+        earlier = [record.number for record in resources.registry.list(label, _CANDIDATES)]
+        problem: ArtifactError | None = None
+        for number in (label, *earlier):
+            try:
+                generation = LoadedGeneration.load(resources.store, number)
+                learner, state = _load_training(resources, generation)
+            except ArtifactError as error:
+                _log.error("generation_damaged", generation=number, reason=str(error))
+                problem = problem or error
+                continue
+            session = cls(
+                resources,
+                settings,
+                metrics,
+                learner,
+                state,
+                items=set(generation.table.item_ids()),
+                catalogue_revision=generation.manifest.catalogue_revision,
+                published=Published.of(generation),
+                label=label,
+            )
+            _log.info("resumed", generation=number, offset=session.offset)
+            session._report()
+            return session
+        assert problem is not None
+        raise problem
+
+    @classmethod
+    def bootstrap(
+        cls,
+        resources: Resources,
+        settings: UpdaterSettings,
+        metrics: UpdaterMetrics,
+        leadership: Leadership,
+        on_progress: OnProgress | None = None,
+    ) -> TrainingSession:
+        """Learn the whole log anew, publish it, and go on from there.
+
+        Raises:
+            NotFoundError: when there is nothing to learn from.
+            LeaseLostError: when another updater took over meanwhile.
+        """
+        erasure = _last_erasure(resources)
+        label = resources.registry.labels().get(STABLE, 0)
+        first = bootstrap(resources, settings, on_progress, leadership.check)
+        state = SessionState(
+            ReplayBuffer(settings.replay_capacity, settings.seed),
+            Prequential(settings.prequential_window),
+            erasure,
+        )
+        state.replay.add(first.learned)
+        session = cls(
+            resources,
+            settings,
+            metrics,
+            first.learner,
+            state,
+            items=set(first.items),
+            catalogue_revision=first.catalogue_revision,
+            published=None,
+            label=label,
+        )
+        for rule, count in first.rejected.items():
+            metrics.rejected.labels(rule).inc(count)
+        metrics.learned.inc(len(first.learned))
+        session._extra_metrics = first.metrics
+        session.publish(leadership.lease)
+        return session
+
+    def learn(self) -> bool:
+        """One round; False when there was nothing new, and nothing was done.
+
+        Raises:
+            DatabaseUnavailableError: when the database cannot be reached; the session must be dropped.
+        """
+        log, settings, learner = self._resources.log, self._settings, self._learner
+        head = log.head()
+        events = log.read_after(self.offset, settings.batch_events)
+        kept = self._not_erased(events)
+        self._metrics.head.set(head)
+        self._metrics.lag.set(max(0, head - self.offset))
+        started_s = time.perf_counter()
+        step = follow(self._resources.catalogue, self._resources.text, learner, self._revision, settings.batch_items)
+        if not events and not step.seen:
+            learner.watermark = max(self.offset, head)  # the log's last events were erased, if it was behind
+            return False
+        event_types = self._resources.event_types.all()
+        self._follow(step)
+        late = events_before_their_item(log, step.added, self.offset, event_types)
+        kept = self._clean(kept, event_types)
+        self._score_and_learn(late, kept, event_types)
+        read_up_to = events[-1].position if events else 0
+        learner.watermark = read_up_to if len(events) == settings.batch_events else max(self.offset, head, read_up_to)
+        self._metrics.round_s.observe(time.perf_counter() - started_s)
+        self._report()
+        return True
+
+    def publish(self, lease: Lease) -> None:
+        """Make a generation of what was learned and let old ones go.
+
+        Raises:
+            LeaseLostError, ConflictError, ArtifactError, DatabaseUnavailableError: nothing was published; the session
+                must be dropped.
+        """
+        with self._metrics.publish_s.time():
+            draft = Draft(
+                learner=self._learner,
+                text_encoder=self._resources.text.id,
+                items=self._items,
+                changed=self._changed,
+                watermark=self.offset,
+                catalogue_revision=self._revision,
+                metrics=_finite({**self._extra_metrics, **self._state.prequential.metrics()}),
+                training_state=self._state.files(),
+            )
+            self._published = self._publisher.publish(draft, self._published, expected=self._label, lease=lease)
+        self._label = self._published.manifest.number
+        self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
+        if self._oldest_live_us is not None:
+            self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
+        self._changed, self._oldest_live_us, self._extra_metrics, self.has_news = set(), None, {}, False
+        self._report()
+        self._retire()
+
+    def _warm_up_cleaner(self) -> None:
+        """Let the cleaner remember what came before the offset, so that rules reach over a restart."""
+        lookback = CleaningLimits().remembered_events // 10
+        events = self._resources.log.read_after(max(0, self.offset - lookback), lookback)
+        past = [logged for logged in events if logged.position <= self.offset]
+        self._cleaner.clean(past, self._resources.event_types.all(), links_of(self._resources.log, past))
+
+    def _follow(self, step: CatalogueStep) -> None:
+        self._revision = step.revision
+        returned = set(step.present) - self._items
+        self._items.update(step.present)
+        self._items.difference_update(step.deleted)
+        self._changed.update(step.moved)
+        self.has_news = self.has_news or bool(step.moved or step.deleted or returned)
+
+    def _not_erased(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
+        """The events less those whose subject was erased since they were read; replay forgets the erased as well."""
+        erased: dict[bytes, int] = {}
+        while records := self._resources.log.erasures_after(self._state.erasure, _PAGE):
+            erased.update((record.subject_hash, record.position) for record in records if record.is_whole)
+            self._state.erasure = records[-1].number
+        if not erased:
+            return events
+        replay = self._state.replay
+        replay.forget(subject for subject in replay.subjects() if subject_hash(subject) in erased)
+        self.has_news = True  # the next checkpoint must not name them
+        return [each for each in events if each.position > erased.get(subject_hash(each.event.subject), 0)]
+
+    def _clean(self, events: Sequence[LoggedEvent], event_types: dict[str, EventType]) -> list[LoggedEvent]:
+        batch = self._cleaner.clean(events, event_types, links_of(self._resources.log, events))
+        self._resources.log.reject(batch.rejections)
+        for rule, count in count_by_rule(batch.rejections).items():
+            self._metrics.rejected.labels(rule).inc(count)
+        return batch.events
+
+    def _score_and_learn(
+        self, late: Sequence[LoggedEvent], kept: Sequence[LoggedEvent], event_types: dict[str, EventType]
+    ) -> None:
+        log, settings, learner = self._resources.log, self._settings, self._learner
+        length = settings.history_length
+        fresh = new_examples(log, kept, event_types, length)
+        self._state.prequential.add(learner.score(fresh))
+        new = fresh + new_examples(log, late, event_types, length)
+        if not new:
+            return
+        n_new = sum(example.n_new for example in new)
+        wanted = min(settings.replay_limit, math.ceil(settings.replay_ratio * n_new))
+        refs = self._state.replay.sample(wanted, self.offset)
+        result = learner.step(new, replay_examples(log, refs, length), settings.steps_per_round)
+        # Rows count from 1: row 0 is "no item".
+        self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)
+        learned = [each for each in (*late, *kept) if each.event.event_type in learner.config.target_weights]
+        self._state.replay.add(ReplayRef(each.event.subject, each.position) for each in learned)
+        live = [each.received_time_us for each in kept if not each.event.backfill]
+        if live:
+            self._oldest_live_us = min(self._oldest_live_us or live[0], *live)
+        self._metrics.learned.inc(len(kept) + len(late))
+        self.has_news = True
+
+    def _retire(self) -> None:
+        settings, resources = self._settings, self._resources
+        keep, grace_s = settings.keep_generations, settings.garbage_grace_s
+        try:
+            gone = retire(resources.store, resources.registry, keep, grace_s, now_us())
+        except ArtifactError as error:
+            # What was published stands; what should have gone goes another time.
+            _log.warning("retention_failed", reason=str(error))
+        else:
+            _log.debug("generations_retired", generations=gone)
+
+    def _report(self) -> None:
+        metrics = self._metrics
+        metrics.offset.set(self.offset)
+        metrics.lag.set(max(0, self._resources.log.head() - self.offset))
+        metrics.items.set(len(self._items))
+        metrics.show_prequential(self._state.prequential.metrics())
+        if self._published is not None:
+            metrics.generation.set(self._published.manifest.number)
+            metrics.watermark.set(self._published.manifest.watermark)
+
+
+def _load_training(resources: Resources, generation: LoadedGeneration) -> tuple[Learner, SessionState]:
+    manifest = generation.manifest
+    if manifest.text_encoder != resources.text.id:
+        reason = f"was trained with text encoder {manifest.text_encoder}, not {resources.text.id}"
+        raise ArtifactError("resume", f"generation {manifest.number}", reason)
+    contents = {
+        name: _content(resources.store, generation, name)
+        for name in (CHECKPOINT, REPLAY, SESSION)
+        if name in manifest.files
+    }
+    if CHECKPOINT not in contents:
+        raise ArtifactError("resume", f"generation {manifest.number}", "has no checkpoint")
+    learner = Learner.load_state(contents[CHECKPOINT], resources.text.features)
+    if learner.watermark != manifest.watermark:
+        reason = f"has watermark {learner.watermark}; the manifest says {manifest.watermark}"
+        raise ArtifactError("resume", f"generation {manifest.number}", reason)
+    return learner, SessionState.load(contents)
+
+
+def _content(store: ArtifactStore, generation: LoadedGeneration, name: str) -> bytes:
+    path = store.open_blob(generation.manifest.files[name])
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError("read", str(path), str(error)) from error
+
+
+def _last_erasure(resources: Resources) -> int:
+    number = 0
+    while records := resources.log.erasures_after(number, _PAGE):
+        number = records[-1].number
+    return number
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}

@@ -1,0 +1,53 @@
+"""What training resumes from beside the learner's checkpoint: two small files of the generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headwater_core.errors import ArtifactError
+from headwater_updater.prequential import Prequential
+from headwater_updater.replay import ReplayBuffer
+
+REPLAY = "replay.safetensors"
+SESSION = "session.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(slots=True)
+class SessionState:
+    """The parts of a session that change with every round and are not the learner's."""
+
+    replay: ReplayBuffer
+    prequential: Prequential
+    erasure: int = 0
+    """The number of the last erasure that was followed."""
+
+    def files(self) -> dict[str, bytes]:
+        """The state as files of a generation, by name."""
+        session = {
+            "schema_version": SCHEMA_VERSION,
+            "prequential": self.prequential.state(),
+            "erasure": self.erasure,
+        }
+        return {REPLAY: self.replay.state(), SESSION: json.dumps(session, separators=(",", ":")).encode()}
+
+    @classmethod
+    def load(cls, files: Mapping[str, bytes]) -> SessionState:
+        """The state that `files` gave.
+
+        Raises:
+            ArtifactError: when a file is missing, damaged or of another schema.
+        """
+        for name in (REPLAY, SESSION):
+            if name not in files:
+                raise ArtifactError("read", name, "is not part of the generation")
+        try:
+            session = json.loads(files[SESSION])
+            if session["schema_version"] != SCHEMA_VERSION:
+                raise ArtifactError("read", SESSION, f"has schema version {session['schema_version']}")
+            prequential, erasure = Prequential.load_state(session["prequential"]), int(session["erasure"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError("read", SESSION, f"is no session state: {error}") from error
+        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, erasure)

@@ -1,0 +1,67 @@
+"""The updater's settings. Command line > environment (`HEADWATER_…`) > default; checked once, at start.
+
+What the server has a setting of the same purpose for is named `updater_…`, since both read the same environment.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from headwater_core.settings import CoreSettings
+from headwater_core.shards import IndexKind
+
+
+class UpdaterSettings(CoreSettings):
+    """How one updater learns and publishes."""
+
+    updater_metrics_port: int | None = Field(default=8982, ge=0, le=65535)
+    """The HTTP port of /metrics; 0 takes a free one, none (an empty variable) serves none."""
+    updater_lease_ttl_s: float = Field(default=15.0, gt=0)
+    """After this long without a sign of life of the leading updater another one may lead."""
+    poll_interval_s: float = Field(default=0.5, gt=0)
+    """How long to sleep when there is nothing new."""
+    publish_interval_s: float = Field(default=5.0, ge=0)
+    """A generation is published this often, if something was learned."""
+    torch_threads: int = Field(default=1, ge=1)
+
+    batch_events: int = Field(default=1000, ge=1, le=100_000)
+    """Events learned in one round, at most."""
+    batch_items: int = Field(default=500, ge=1, le=100_000)
+    """Items whose texts are encoded in one round, at most: a bulk import must not hold learning back for long."""
+    steps_per_round: int = Field(default=1, ge=1, le=1000)
+    """Gradient steps on one batch."""
+    replay_capacity: int = Field(default=10_000, ge=2, le=1_000_000)
+    """Earlier events that are remembered for learning them again."""
+    replay_ratio: float = Field(default=4.0, ge=0, le=100)
+    """Earlier events mixed into a round for each new one …"""
+    replay_limit: int = Field(default=128, ge=0, le=10_000)
+    """… and how many of them at most: each costs a look into the log."""
+    prequential_window: int = Field(default=1000, ge=1)
+    """Over how many of the latest targets the score-then-learn metrics are."""
+
+    bootstrap_when_events: int | None = Field(default=None, ge=1)
+    """`run` trains the first generation itself once the log holds so many events; none: `bootstrap` must be called."""
+    bootstrap_seconds: float | None = Field(default=None, gt=0)
+    """The longest that the first training may take; none: bootstrap_epochs alone ends it."""
+    bootstrap_epochs: int = Field(default=20, ge=1)
+    """The most passes over the log that the first training may take."""
+    seed: int = Field(default=0, ge=0)
+
+    dimension: int = Field(default=64, ge=4, le=4096)
+    """Length of item and interest vectors."""
+    n_layers: int = Field(default=2, ge=1, le=48)
+    n_heads: int = Field(default=2, ge=1, le=64)
+    n_interests: int = Field(default=2, ge=1, le=32)
+    history_length: int = Field(default=100, ge=1, le=8192)
+    """How many of a user's latest events the user tower reads."""
+
+    index_kind: IndexKind = IndexKind.SQ8
+    """How base shards are searched; results are re-scored exactly in any case."""
+    shard_items: int = Field(default=250_000, ge=1)
+    """Items in one base shard, at most."""
+    fold_share: float = Field(default=0.2, gt=0, le=1)
+    """When the delta passes this share of the base, it is folded into new base shards."""
+    keep_generations: int = Field(default=5, ge=2)
+    """The newest generations that stay, beside those that a label names or a server holds."""
+    garbage_grace_s: float = Field(default=60.0, ge=0)
+    """Files younger than this are never collected."""
