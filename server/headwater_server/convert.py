@@ -13,9 +13,8 @@ from headwater_core.events import Event, EventType, LoggedEvent
 from headwater_core.registry import GenerationRecord
 
 _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of Timestamp's range
-ITEM_FIELDS = frozenset(
-    {"title", "description", "categories", "attributes", "available", "publish_time", "expire_time", "embedding"}
-)
+ITEM_FIELDS = frozenset(field.name for field in item_pb2.Item.DESCRIPTOR.fields) - {"item_id", "update_time"}
+"""Those that an update can change."""
 
 
 def to_time_us(field: str, timestamp: Timestamp) -> int:
@@ -80,7 +79,7 @@ def from_logged_event(logged: LoggedEvent) -> event_pb2.Event:
 def to_event_type(message: event_pb2.EventType) -> EventType:
     """The event type as core knows it; unset fields take core's defaults."""
     given = {field.name: value for field, value in message.ListFields()}  # optional fields are listed when set
-    return EventType(**given)
+    return EventType(**{"name": message.name, **given})
 
 
 def from_event_type(event_type: EventType) -> event_pb2.EventType:
@@ -133,7 +132,7 @@ def from_item(item: Item) -> item_pb2.Item:
 
 
 def to_item_mask(paths: Iterable[str]) -> frozenset[str] | None:
-    """The fields of core's Item that an update mask names; None for an empty mask.
+    """The fields that an update mask names, as the catalogue takes them; None for an empty mask.
 
     Raises:
         InvalidFieldError: a path is not a field that can be changed.
@@ -141,8 +140,7 @@ def to_item_mask(paths: Iterable[str]) -> frozenset[str] | None:
     mask = frozenset(paths)
     if unknown := sorted(mask - ITEM_FIELDS):
         raise InvalidFieldError("update_mask", f"{unknown[0]!r} is not one of {', '.join(sorted(ITEM_FIELDS))}")
-    renamed = {"publish_time": "publish_time_us", "expire_time": "expire_time_us"}
-    return frozenset(renamed.get(path, path) for path in mask) or None
+    return mask or None
 
 
 def from_generation(

@@ -38,6 +38,11 @@ class FreshPlacer:
         self._run_in_compute = run_in_compute
         self._waiting: dict[str, float] = {}
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an item waits for its text features."""
+        return bool(self._waiting)
+
     async def take(self, changes: Iterable[ItemChange], generations: Sequence[ServingGeneration]) -> None:
         """Take in changes of the catalogue."""
         changes = list(changes)

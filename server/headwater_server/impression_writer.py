@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.feedback_log import subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
 from headwater_server.metrics import ServerMetrics
 
@@ -43,6 +44,7 @@ class ImpressionWriter:
         self._interval_s = interval_s
         self._capacity = capacity
         self._waiting: deque[Impression] = deque()
+        self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -63,21 +65,31 @@ class ImpressionWriter:
             self._metrics.impressions.labels("dropped").inc()
         self._waiting.append(impression)
 
-    def forget(self, subjects: set[tuple[str, str]]) -> None:
-        """Drop the waiting impressions of these subjects."""
-        self._waiting = deque(shown for shown in self._waiting if shown.subject not in subjects)
+    def forget(self, erased: bytes) -> None:
+        """Drop the waiting impressions of the subject with this `subject_hash`."""
+        self._waiting = deque(
+            shown for shown in self._waiting if shown.subject is None or subject_hash(shown.subject) != erased
+        )
 
     async def flush(self) -> None:
-        """Write everything that waits now; what cannot be written waits on."""
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            try:
-                await self._run_in_database(self._log.append, batch)
-            except DatabaseUnavailableError:
-                self._waiting.extendleft(reversed(batch))
-                log.warning("impressions_wait", count=len(self._waiting))
-                return
-            self._metrics.impressions.labels("logged").inc(len(batch))
+        """Write everything that waits now, a batch under way included; what cannot be written waits on."""
+        async with self._turn:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+                try:
+                    await self._run_in_database(self._log.append, batch)
+                except asyncio.CancelledError:
+                    self._waiting.extendleft(reversed(batch))  # perhaps written; a slate written again stays as it is
+                    raise
+                except DatabaseUnavailableError:
+                    self._waiting.extendleft(reversed(batch))
+                    log.warning("impressions_wait", count=len(self._waiting))
+                    return
+                except Exception:  # a batch that cannot be written must not stop the ones after it
+                    self._metrics.impressions.labels("failed").inc(len(batch))
+                    log.exception("impressions_failed", count=len(batch))
+                else:
+                    self._metrics.impressions.labels("logged").inc(len(batch))
 
     async def _run(self) -> None:
         while True:

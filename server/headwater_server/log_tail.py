@@ -41,7 +41,8 @@ class LogTail:
         self._log = feedback_log
         self._run_in_database = run_in_database
         self._apply = apply
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Lock()
+        """Nothing is applied while somebody else holds it."""
         self.position = 0
         """Everything up to here is applied."""
 
@@ -58,18 +59,19 @@ class LogTail:
             for event, result in zip(commit.events, commit.results, strict=True)
             if result.outcome is AppendOutcome.ACCEPTED
         ]
-        if not accepted:
-            return
-        async with self._turn:
-            if accepted[0].position == self.position + 1:
+        newest = max((result.position for result in commit.results), default=0)
+        async with self.turn:
+            if accepted and accepted[0].position == self.position + 1:
                 for logged in accepted:
                     self._move(logged)
+            if newest <= self.position:
                 return
+        # Other servers wrote in between, or wrote the originals of duplicates: those count as acknowledged here too.
         try:
             await self.catch_up()
         except DatabaseUnavailableError:
             # The events are committed and must be acknowledged; the poll applies them when the database is back.
-            log.warning("log_tail_behind", position=self.position, committed=accepted[-1].position)
+            log.warning("log_tail_behind", position=self.position, committed=newest)
 
     async def catch_up(self) -> int:
         """Read and apply everything committed by now; returns how many events that were.
@@ -78,7 +80,7 @@ class LogTail:
             DatabaseUnavailableError: what was read before is applied.
         """
         applied = 0
-        async with self._turn:
+        async with self.turn:
             while True:
                 batch = await self._run_in_database(self._log.read_after, self.position, READ_LIMIT)
                 for logged in batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import typer
@@ -34,7 +34,7 @@ def serve(
     ] = None,
 ) -> None:
     """Answer over gRPC until SIGTERM or SIGINT. Every other setting is read from HEADWATER_… variables."""
-    given = {
+    given: dict[str, Any] = {
         "host": host,
         "port": port,
         "metrics_port": metrics_port,
@@ -42,9 +42,7 @@ def serve(
         "store_url": store_url,
     }
     try:
-        settings = ServerSettings.model_validate(
-            {**ServerSettings().model_dump(), **{name: value for name, value in given.items() if value is not None}}
-        )
+        settings = ServerSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])

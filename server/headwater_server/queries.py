@@ -181,8 +181,8 @@ def recommend_query(
     check_id("session_id", message.session_id)
     check_ids("context_item_ids", message.context_item_ids, MAX_CONTEXT_ITEMS)
     check_attributes("context", message.context)
-    if len(message.surface.encode()) > MAX_SURFACE_BYTES:
-        raise InvalidFieldError("surface", f"is over {MAX_SURFACE_BYTES} bytes")
+    if len(message.surface.encode()) > MAX_SURFACE_BYTES or "\x00" in message.surface:
+        raise InvalidFieldError("surface", f"is over {MAX_SURFACE_BYTES} bytes or holds a NUL character")
     for name in ("diversity", "exploration"):
         if message.HasField(name) and not 0.0 <= getattr(message, name) <= 1.0:
             raise InvalidFieldError(name, f"is {getattr(message, name)}; must be from 0 to 1")

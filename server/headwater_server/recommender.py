@@ -269,4 +269,7 @@ class Recommender:
             (candidate, row) for candidate in slate if (row := generation.items.row(candidate.item_id)) is not None
         ]
         vectors = generation.items.vectors([row for _, row in placed])
-        return diversify([candidate for candidate, _ in placed], vectors, diversity, size)
+        chosen = diversify([candidate for candidate, _ in placed], vectors, diversity, size)
+        # What has no vector cannot be compared; it comes last rather than not at all.
+        unplaced = [candidate for candidate in slate if generation.items.row(candidate.item_id) is None]
+        return (chosen + unplaced)[:size]

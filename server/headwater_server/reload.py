@@ -158,17 +158,23 @@ class Generations:
         if failure is not None and not impatient and time.monotonic() < failure.retry_at_s:
             return False
         self._loading = number
+        is_ready = False
         began = time.monotonic()
         try:
             generation = await self._run_in_loader(self._load_files, number)
-            self._loaded[number] = generation
+            self._loaded[number] = generation  # from here on catalogue changes reach it
             await self._prepare(generation)
+            is_ready = True
         except HeadwaterError as error:
-            self._loaded.pop(number, None)
             self._note_failure(number, str(error), failure)
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever it cannot be warmed up for, the old one goes on serving
+            self._note_failure(number, f"{type(error).__name__}: {error}", failure)
             return False
         finally:
             self._loading = None
+            if not is_ready:  # also when the call that asked for it was cancelled: the next look tries again
+                self._loaded.pop(number, None)
         self.failures.pop(number, None)
         self._metrics.load_seconds.observe(time.monotonic() - began)
         log.info(

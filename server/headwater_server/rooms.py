@@ -16,12 +16,13 @@ import numpy as np
 import structlog
 import torch
 
+from headwater_core import event_types
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, ItemChange
 from headwater_core.database import Database
-from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
-from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject
+from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog, subject_hash
 from headwater_core.impressions import ImpressionLog
@@ -123,6 +124,7 @@ class Rooms:
             fresh_top_share=settings.fresh_top_share,
         )
         self._last_erasure = 0
+        self._counted: dict[str, int] = {}
 
     # --- threads
 
@@ -165,6 +167,12 @@ class Rooms:
         Raises:
             DatabaseUnavailableError: the database cannot be reached now.
         """
+        self._gauge()
+        counted = await self.in_database(self.database.counters, self.tenant)
+        if counted == self._counted and not self._placer.is_waiting:
+            return  # nobody wrote anything: an idle server costs one small read per look
+        if counted.get(event_types.REVISION) != self._counted.get(event_types.REVISION):
+            await self.refresh_event_types()
         await self.log_tail.catch_up()
         await self.catalogue_tail.catch_up()
         for erasure in await self.in_database(self.log.erasures_after, self._last_erasure):
@@ -172,8 +180,11 @@ class Rooms:
             for subject in self.states.subjects():
                 if subject_hash(subject) == erasure.subject_hash:
                     self.states.drop(subject)
-            self.states.set_links(await self.in_database(self.log.links))
-        self._gauge()
+            if erasure.is_whole:
+                self.impression_writer.forget(erasure.subject_hash)
+            async with self.log_tail.turn:  # a link applied while they are read must not be lost
+                self.states.set_links(await self.in_database(self.log.links))
+        self._counted = counted
 
     async def heartbeat(self) -> None:
         """Tell the updater which generations are in use here, so that it keeps them."""
@@ -202,7 +213,7 @@ class Rooms:
 
     async def register_event_types(self, names: Collection[str]) -> None:
         """Register the types that an import meets and nobody registered; names that cannot be types are left out."""
-        unknown = [name for name in names if name not in self.event_types]
+        unknown = [name for name in names if name not in self.event_types and _can_be_type(name)]
         if unknown:
             await self.in_database(self.event_type_store.register_missing, unknown)
             await self.refresh_event_types()
@@ -238,7 +249,8 @@ class Rooms:
     async def _load_state(self, subject: Subject) -> Loaded:
         def read() -> Loaded:
             head = self.log.head()  # first: everything up to it is in what is read next
-            return Loaded(self.log.history(subject, STATE_HISTORY_LENGTH), self.log.seen_item_ids(subject), head)
+            owner = self.log.resolve(subject)  # another server may have linked the visitor a moment ago
+            return Loaded(self.log.history(owner, STATE_HISTORY_LENGTH), self.log.seen_item_ids(owner), head)
 
         return await self.in_database(read)
 
@@ -282,3 +294,11 @@ class Rooms:
             self.metrics.fresh_items.set(stable.items.fresh_count)
             staleness_us = self.backlog.staleness_us(stable.manifest.watermark, self.now_us())
             self.metrics.staleness_seconds.set(staleness_us / 1e6)
+
+
+def _can_be_type(name: str) -> bool:
+    try:
+        check_event_type(EventType(name))
+    except InvalidFieldError:
+        return False
+    return True

@@ -79,6 +79,7 @@ class HeadwaterServer:
         reflection.enable_server_reflection(names, self._server)
         self._tasks: list[asyncio.Task[None]] = []
         self._metrics_server: tuple[HTTPServer, Thread] | None = None
+        self._held: set[int] = set()
         self.port = 0
         """The gRPC port, once started."""
 
@@ -142,11 +143,12 @@ class HeadwaterServer:
         log.info("server_stopped")
 
     async def _reload(self) -> None:
-        before = {generation.number for generation in self.rooms.generations.loaded}
         await self.rooms.generations.refresh()
         await self._tell_health()
-        if before != {generation.number for generation in self.rooms.generations.loaded}:
+        held = {generation.number for generation in self.rooms.generations.loaded}
+        if held != self._held:  # at start, and after a swap, whoever caused it
             await self.rooms.heartbeat()
+            self._held = held
 
     async def _tell_health(self) -> None:
         ready = self.rooms.generations.stable is not None

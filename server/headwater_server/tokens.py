@@ -15,8 +15,9 @@ from typing import Any
 
 from headwater_core.errors import InvalidFieldError
 
-MAX_TOKEN_CHARS = 64 * 1024
-_MAX_PAYLOAD_BYTES = 1024 * 1024
+MAX_TOKEN_CHARS = 4 * 1024 * 1024
+"""A page token carries up to 5,000 served ids of 256 bytes."""
+_MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,14 @@ class UserStates:
         return len(self._states)
 
     def set_links(self, links: Mapping[str, str]) -> None:
-        """Replace the visitor → user links."""
+        """Replace the visitor → user links, and forget the states that a changed one touches."""
+        changed = {visitor for visitor, _ in self._links.items() ^ links.items()}
+        touched = {user for user_of in (self._links, links) for visitor in changed if (user := user_of.get(visitor))}
         self._links = dict(links)
+        for visitor_id in changed:
+            self.drop(Subject(SubjectKind.VISITOR, visitor_id))
+        for user_id in touched:
+            self.drop(Subject(SubjectKind.USER, user_id))
 
     def resolve(self, subject: Subject) -> Subject:
         """The user that a linked visitor belongs to, else the subject itself."""
@@ -192,8 +198,15 @@ class UserStates:
         if logged.position <= state.complete_to or event_type is None or not event_type.in_history:
             return
         event = history_event(logged)
-        bisect.insort(state.history, event, key=lambda e: (e.event_time_us, e.position))
+        at = bisect.bisect_left(state.history, (event.event_time_us, event.position), key=_place)
+        if at < len(state.history) and state.history[at].position == event.position:
+            return  # committed while the state was being read, and read with it
+        state.history.insert(at, event)
         del state.history[: -self._history_length]
         if event.item_id:
             state.seen_item_ids.add(event.item_id)
         state.version = event.position
+
+
+def _place(event: HistoryEvent) -> tuple[int, int]:
+    return event.event_time_us, event.position

@@ -49,7 +49,7 @@ class LearnerConfig:
     """How often full training hides an event's type, so that types it never meets are read sensibly too."""
     co_visitation_scale: float = 4.0
     """How much of the id embeddings' start is co-visitation, relative to noise; 0 starts them at random."""
-    online_history_length: int = 50
+    online_history_length: int = 32
     """How many events before a target an incremental step reads: fewer than serving does, to keep steps short."""
     online_learning_rate: float = 2e-4
     """Of the user tower and the heads in incremental steps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ def bootstrap(
             bootstrap_epochs=epochs,
             bootstrap_seconds=seconds,
         )
+        torch.set_num_threads(settings.bootstrap_threads or os.cpu_count() or 1)
         resources = Resources.open(settings)
         try:
             if not again and STABLE in resources.registry.labels():
@@ -125,7 +127,7 @@ def _settings(**given: object) -> UpdaterSettings:
     """The settings, the command line's over the environment's; logs and threads are set up by them."""
     settings = UpdaterSettings.model_validate({name: value for name, value in given.items() if value is not None})
     configure_logs(settings.log_level, settings.log_format)
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(settings.training_threads)
     return settings
 
 

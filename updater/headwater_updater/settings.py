@@ -22,7 +22,10 @@ class UpdaterSettings(CoreSettings):
     """How long to sleep when there is nothing new."""
     publish_interval_s: float = Field(default=5.0, ge=0)
     """A generation is published this often, if something was learned."""
-    torch_threads: int = Field(default=1, ge=1)
+    training_threads: int = Field(default=1, ge=1)
+    """Threads of an incremental round: it shares the machine with servers."""
+    bootstrap_threads: int | None = Field(default=None, ge=1)
+    """Threads of `bootstrap`; none: one for each core."""
 
     batch_events: int = Field(default=1000, ge=1, le=100_000)
     """Events learned in one round, at most."""

@@ -11,7 +11,7 @@ from headwater.v1 import event_pb2
 from headwater.v1 import event_service_pb2 as pb
 from headwater.v1 import event_service_pb2_grpc as pb_grpc
 from headwater_core.errors import InvalidFieldError
-from headwater_core.events import MAX_ID_BYTES, Event, check_event, check_event_type, check_id
+from headwater_core.events import MAX_ID_BYTES, Event, check_event, check_id
 from headwater_core.feedback_log import AppendOutcome, EventQuery
 from headwater_server import convert, queries
 from headwater_server.rooms import Rooms
@@ -68,7 +68,7 @@ class EventService(pb_grpc.EventServiceServicer):
         if request.user_id and request.visitor_id:
             raise InvalidFieldError("visitor_id", "not together with user_id")
         check_id("item_id", request.item_id)
-        queries.check_count("event_types", request.event_types, MAX_EVENT_TYPES)
+        queries.check_ids("event_types", request.event_types, MAX_EVENT_TYPES)
         time_from_us, time_to_us = (
             convert.to_time_us(name, getattr(request, name)) if request.HasField(name) else None
             for name in ("event_time_from", "event_time_to")
@@ -126,11 +126,6 @@ class EventService(pb_grpc.EventServiceServicer):
         """Register or change event types."""
         queries.check_count("event_types", request.event_types, MAX_EVENT_TYPES, smallest=1)
         types = [convert.to_event_type(message) for message in request.event_types]
-        for index, event_type in enumerate(types):
-            try:
-                check_event_type(event_type)
-            except InvalidFieldError as error:
-                raise error.within(f"event_types[{index}]") from error
         await self._rooms.in_database(self._rooms.event_type_store.upsert, types)
         await self._rooms.refresh_event_types()
         return pb.UpsertEventTypesResponse(event_types=[convert.from_event_type(event_type) for event_type in types])

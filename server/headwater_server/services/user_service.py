@@ -9,6 +9,7 @@ import grpc
 from headwater.v1 import user_service_pb2 as pb
 from headwater.v1 import user_service_pb2_grpc as pb_grpc
 from headwater_core.events import SubjectKind
+from headwater_core.feedback_log import subject_hash
 from headwater_server import queries
 from headwater_server.errors import NotBuiltError
 from headwater_server.rooms import Rooms
@@ -40,6 +41,7 @@ class UserService(pb_grpc.UserServiceServicer):
             rooms.states.unlink(subject.id)
         else:
             rooms.states.drop(subject)
+        rooms.impression_writer.forget(subject_hash(subject))
         newest = await rooms.in_database(rooms.registry.list, None, 1)
         return pb.DeleteUserResponse(
             events_deleted=erasure.events,

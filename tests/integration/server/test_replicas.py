@@ -1,0 +1,196 @@
+"""Two servers over one database: what one was told, the other knows."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+
+from headwater.v1 import catalog_service_pb2 as catalog_pb
+from headwater.v1 import event_pb2, item_pb2
+from headwater.v1 import event_service_pb2 as events_pb
+from headwater.v1 import recommendation_service_pb2 as pb
+from headwater.v1 import user_service_pb2 as users_pb
+from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from headwater.v1.event_service_pb2_grpc import EventServiceStub
+from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
+from headwater.v1.user_service_pb2_grpc import UserServiceStub
+from headwater_core.impressions import ImpressionLog
+from headwater_server.server import HeadwaterServer
+from headwater_server.settings import ServerSettings
+from headwater_server.tokens import ConsistencyToken
+
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+NEVER_MS = 3_600_000
+_numbers = itertools.count()
+
+
+class Pair(NamedTuple):
+    """Two servers; the second one looks at the log only when a test says so."""
+
+    first: HeadwaterServer
+    second: HeadwaterServer
+    to_first: grpc.aio.Channel
+    to_second: grpc.aio.Channel
+
+    async def write(self, *events: event_pb2.Event) -> str:
+        """Write to the first; the token."""
+        response = await EventServiceStub(self.to_first).WriteEvents(events_pb.WriteEventsRequest(events=events))
+        assert {result.outcome for result in response.results} == {event_pb2.EVENT_OUTCOME_ACCEPTED}
+        return response.consistency_token
+
+    async def history_length(self, min_consistency_token: str = "", **subject: Any) -> int:
+        """How many events the second knows of."""
+        request = pb.EmbedUserRequest(min_consistency_token=min_consistency_token, **subject)
+        return (await RecommendationServiceStub(self.to_second).EmbedUser(request)).history_length
+
+
+@pytest.fixture
+async def pair(
+    settings: ServerSettings,
+    start_server: Callable[..., Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+) -> Pair:
+    first = await start_server(settings)
+    second = await start_server(settings, tail_interval_ms=NEVER_MS)
+    return Pair(first, second, connect(first), connect(second))
+
+
+def event(item_id: str, **changes: Any) -> event_pb2.Event:
+    number = next(_numbers)
+    return event_pb2.Event(
+        **{"event_id": f"e{number}", "event_type": "like", "user_id": "ada", "item_id": item_id, **changes}
+    )
+
+
+async def test_a_token_makes_another_server_read_what_it_has_not_followed_yet(pair: Pair) -> None:
+    """Without the token an old answer, with it the event counts: at once, and from then on."""
+    await pair.write(event("space-00"))
+    assert await pair.history_length(user_id="ada") == 1
+    token = await pair.write(event("love-00"))
+    assert await pair.history_length(user_id="ada") == 1
+    assert await pair.history_length(token, user_id="ada") == 2
+    assert await pair.history_length(user_id="ada") == 2
+    request = pb.RecommendRequest(user_id="ada", min_consistency_token=token, page_size=5)
+    slate = await RecommendationServiceStub(pair.to_second).Recommend(request)
+    assert {result.item_id.split("-")[0] for result in slate.results} == {"love"}
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    assert await pair.history_length(user_id="ada") == 2
+
+
+async def test_a_token_brings_the_link_of_a_visitor_too(pair: Pair) -> None:
+    """The visitor's answer on the other server has the history of the user it turned out to be."""
+    await pair.write(event("space-00"), event("love-00", user_id="", visitor_id="cookie"))
+    assert await pair.history_length(visitor_id="cookie") == 1
+    token = await pair.write(event("crime-00", visitor_id="cookie"))
+    assert await pair.history_length(token, visitor_id="cookie") == 3
+    assert await pair.history_length(token, user_id="ada") == 3
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    assert await pair.history_length(visitor_id="cookie") == 3
+
+
+async def test_a_duplicate_covers_its_original_wherever_that_was_written(pair: Pair) -> None:
+    """A retry that reaches the other server is acknowledged there, so the event is in its next answer."""
+    assert await pair.history_length(user_id="ada") == 0
+    liked = event("space-00")
+    await pair.write(liked)
+    retry = await EventServiceStub(pair.to_second).WriteEvents(events_pb.WriteEventsRequest(events=[liked]))
+    assert retry.results[0].outcome == event_pb2.EVENT_OUTCOME_DUPLICATE
+    assert await pair.history_length(user_id="ada") == 1
+
+
+async def test_a_write_brings_what_others_wrote_before_it(pair: Pair) -> None:
+    """Events are applied in log order, none left out."""
+    await pair.write(event("space-00"), event("space-01"))
+    await EventServiceStub(pair.to_second).WriteEvents(events_pb.WriteEventsRequest(events=[event("space-02")]))
+    assert await pair.history_length(user_id="ada") == 3
+    assert pair.second.rooms.log_tail.position == 3
+
+
+async def test_a_token_from_the_future_is_never_answered_degraded(pair: Pair) -> None:
+    """A position that the database does not have (yet): UNAVAILABLE, with a hint when to try again."""
+    token = ConsistencyToken("default", 1000).seal()
+    request = pb.RecommendRequest(user_id="ada", min_consistency_token=token)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await RecommendationServiceStub(pair.to_second).Recommend(request)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]
+
+
+async def test_the_log_is_followed_in_the_background(
+    settings: ServerSettings,
+    start_server: Callable[..., Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+    until: Until,
+) -> None:
+    """With its ordinary settings a server hears of events and items without being asked."""
+    first, second = await start_server(settings), await start_server(settings)
+    channel = connect(first)
+    await EventServiceStub(channel).WriteEvents(events_pb.WriteEventsRequest(events=[event("space-00")]))
+    item = item_pb2.Item(item_id="new", title="space ship")
+    await CatalogServiceStub(channel).UpsertItems(catalog_pb.UpsertItemsRequest(items=[item]))
+
+    stable = second.rooms.generations.stable
+    assert stable is not None
+    await until(lambda: second.rooms.log_tail.position == 1 and stable.items.row("new") is not None)
+
+
+async def test_a_new_item_and_a_hidden_one_reach_the_other_server(pair: Pair) -> None:
+    """Its next look at the catalogue brings the change, the features were stored by the first."""
+    catalog = CatalogServiceStub(pair.to_first)
+    new = item_pb2.Item(item_id="new", title="love kiss", description="love " * 6)
+    await catalog.UpsertItems(catalog_pb.UpsertItemsRequest(items=[new]))
+    await catalog.SetAvailability(catalog_pb.SetAvailabilityRequest(item_ids=["love-01"]))
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    similar = await RecommendationServiceStub(pair.to_second).SimilarItems(
+        pb.SimilarItemsRequest(item_id="love-00", page_size=20)
+    )
+    shown = [result.item_id for result in similar.results]
+    assert "new" in shown
+    assert "love-01" not in shown
+
+
+async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
+    """Events, linked visitors' too, impressions, states and links: on both servers, and in the database."""
+    await pair.write(
+        event("space-00"),
+        event("love-00", user_id="", visitor_id="cookie"),
+        event("love-01", visitor_id="cookie"),
+        event("crime-00", user_id="bob"),
+    )
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    recommend = (
+        pb.RecommendRequest(user_id="ada"),
+        pb.RecommendRequest(visitor_id="cookie"),
+        pb.RecommendRequest(user_id="bob"),
+    )
+    for channel in (pair.to_first, pair.to_second):
+        for request in recommend:
+            await RecommendationServiceStub(channel).Recommend(request)
+    await asyncio.wait_for(pair.second.rooms.impression_writer.flush(), 20)
+    users = UserServiceStub(pair.to_first)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await users.DeleteUser(users_pb.DeleteUserRequest(visitor_id="cookie"))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+    erased = await users.DeleteUser(users_pb.DeleteUserRequest(user_id="ada"))
+    assert (erased.events_deleted, list(erased.linked_visitor_ids)) == (3, ["cookie"])
+    assert erased.impressions_deleted == 4  # two servers showed a slate to the user and one to the visitor
+    assert erased.first_clean_generation == 2
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    for channel in (pair.to_first, pair.to_second):
+        listed = await EventServiceStub(channel).ListEvents(events_pb.ListEventsRequest())
+        assert [stored.event.user_id for stored in listed.events] == ["bob"]
+        for embed in (pb.EmbedUserRequest(user_id="ada"), pb.EmbedUserRequest(visitor_id="cookie")):
+            embedded = await RecommendationServiceStub(channel).EmbedUser(embed)
+            assert embedded.history_length == 0
+    assert ImpressionLog(pair.first.rooms.database).count() == 2
+    # The visitor is nobody's now: what it does is its own again, on both servers.
+    await pair.write(event("space-05", user_id="", visitor_id="cookie"))
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    assert await pair.history_length(visitor_id="cookie") == 1
+    assert await pair.history_length(user_id="ada") == 0

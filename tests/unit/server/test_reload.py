@@ -1,0 +1,255 @@
+"""A new generation takes over only when it is ready; one that fails leaves the old one serving."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.database import Database
+from headwater_core.errors import ArtifactError, DatabaseUnavailableError
+from headwater_core.registry import GenerationRecord, GenerationRegistry
+from headwater_server.errors import NotReadyError
+from headwater_server.metrics import ServerMetrics
+from headwater_server.reload import Generations
+from headwater_server.serving_generation import ServingGeneration
+
+DEADLINE_S = 20
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+
+
+class Loaded:
+    """Stands for a loaded generation: what reload itself reads of one."""
+
+    class _Items:
+        item_count = 0
+
+    class _Manifest:
+        watermark = 0
+
+    items = _Items()
+    manifest = _Manifest()
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class World:
+    """Real labels, and generations whose loading and warming up can be made to fail."""
+
+    def __init__(self, folder: Path) -> None:
+        database = Database(f"sqlite:///{folder / 'test.db'}")
+        database.migrate()
+        self.registry = GenerationRegistry(database)
+        self.store = ArtifactStore(str(folder / "artifacts"))
+        self.load_error: dict[int, Exception] = {}
+        self.prepare_error: dict[int, Exception] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.loads: list[int] = []
+        self.prepared: list[int] = []
+        self.is_away = False
+        self.metrics = ServerMetrics()
+        self.generations = Generations(
+            self.store,
+            self.registry,
+            lambda texts: np.zeros((len(texts), 1), dtype=np.float32),
+            self.metrics,
+            run_in_database=self._in_database,
+            run_in_loader=self._load,
+            prepare=self._prepare,
+        )
+
+    async def _in_database(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        if self.is_away and getattr(call, "__self__", None) is self.registry:
+            raise DatabaseUnavailableError("away")
+        return call(*arguments)
+
+    async def _load(self, _: Callable[..., Any], number: int) -> ServingGeneration:
+        self.loads.append(number)
+        await self.gate.wait()
+        if number in self.load_error:
+            raise self.load_error[number]
+        return cast(ServingGeneration, Loaded(number))
+
+    async def _prepare(self, generation: ServingGeneration) -> None:
+        if generation.number in self.prepare_error:
+            raise self.prepare_error[generation.number]
+        self.prepared.append(generation.number)
+
+    def publish(self, number: int, label: str = "stable") -> None:
+        self.registry.record(GenerationRecord(number, 0, True, 1, 0, 0, 0, 4, 0))
+        self.registry.set_label(label, number)
+
+    async def refresh(self, *, impatient: bool = False) -> None:
+        await asyncio.wait_for(self.generations.refresh(impatient=impatient), DEADLINE_S)
+
+    @property
+    def serving(self) -> int:
+        return self.generations.stable.number if self.generations.stable is not None else 0
+
+    @property
+    def loaded(self) -> set[int]:
+        return {generation.number for generation in self.generations.loaded}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_before_the_first_generation_nothing_serves(world: World) -> None:
+    """And it is said what to do about it."""
+    await world.refresh()
+    assert (world.serving, world.loads) == (0, [])
+    with pytest.raises(NotReadyError, match="bootstrap"):
+        world.generations.by_label("stable")
+    with pytest.raises(NotReadyError, match="canary"):
+        world.generations.by_label("canary")
+    with pytest.raises(NotReadyError, match="7"):
+        world.generations.by_number(7)
+
+
+async def test_a_generation_is_loaded_once_and_serves_when_prepared(world: World) -> None:
+    """Looking again loads nothing; the label's number is in the metrics."""
+    world.publish(1)
+    await world.refresh()
+    await world.refresh()
+    assert (world.serving, world.loads, world.prepared) == (1, [1], [1])
+    assert world.generations.labels_of(1) == ["stable"]
+    assert world.metrics.registry.get_sample_value("headwater_generation", {"label": "stable"}) == 1
+
+
+async def test_the_old_one_serves_while_the_new_one_loads(world: World, until: Until) -> None:
+    """The swap comes when all is done, and is told to those who wait for it."""
+    world.publish(1)
+    await world.refresh()
+    world.publish(2)
+    world.gate.clear()
+    loading = asyncio.create_task(world.generations.refresh())
+    await until(lambda: world.loads == [1, 2])
+    assert (world.serving, world.generations.loading) == (1, 2)
+
+    async def next_swap() -> int:
+        async with world.generations.changed:
+            await world.generations.changed.wait()
+        return world.serving
+
+    told = asyncio.create_task(next_swap())
+    await asyncio.sleep(0)
+    world.gate.set()
+    await asyncio.wait_for(loading, DEADLINE_S)
+    assert await asyncio.wait_for(told, DEADLINE_S) == 2
+    assert world.generations.loading is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [
+        ("load_error", ArtifactError("read", "x", "is missing")),
+        ("prepare_error", DatabaseUnavailableError("away")),
+        ("prepare_error", ValueError("cannot be warmed up")),
+    ],
+    ids=["its files", "the database", "a bug"],
+)
+async def test_a_generation_that_fails_leaves_the_old_one(world: World, stage: str, error: Exception) -> None:
+    """At whatever stage; the reason is kept, and no later look takes the half-ready one for ready."""
+    world.publish(1)
+    await world.refresh()
+    world.publish(2)
+    getattr(world, stage)[2] = error
+    for _ in range(3):
+        await world.refresh()
+        assert (world.serving, world.loaded) == (1, {1})
+    assert str(error) in world.generations.failures[2].reason
+    assert world.loads == [1, 2]
+
+
+async def test_a_failed_generation_is_tried_again_after_growing_pauses(world: World) -> None:
+    """Or at once by who is impatient; success ends the failure."""
+    world.publish(1)
+    world.load_error[1] = ArtifactError("read", "x", "is missing")
+    pauses: list[float] = []
+    before = 0.0
+    for attempt in range(1, 4):
+        await world.refresh(impatient=True)
+        failure = world.generations.failures[1]
+        assert failure.attempts == attempt
+        pauses.append(failure.retry_at_s - before)
+        before = failure.retry_at_s
+    assert pauses[1] < pauses[2]
+    await world.refresh()
+    assert len(world.loads) == 3
+    assert world.metrics.registry.get_sample_value("headwater_generation_load_failures_total") == 3
+    world.load_error.clear()
+    await world.refresh(impatient=True)
+    assert (world.serving, world.generations.failures) == (1, {})
+
+
+async def test_another_generation_ends_the_failure_of_the_one_before(world: World) -> None:
+    """What no label names any more is not reported."""
+    world.publish(1)
+    world.load_error[1] = ArtifactError("read", "x", "is missing")
+    await world.refresh()
+    world.publish(2)
+    await world.refresh()
+    assert (world.serving, world.generations.failures) == (2, {})
+
+
+async def test_a_caller_who_leaves_during_the_loading_breaks_nothing(world: World, until: Until) -> None:
+    """The half-loaded generation is forgotten, and the next look loads it."""
+    world.publish(1)
+    world.gate.clear()
+    asking = asyncio.create_task(world.generations.refresh(impatient=True))
+    await until(lambda: world.loads == [1])
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (world.serving, world.loaded, world.generations.loading) == (0, set(), None)
+    world.gate.set()
+    await world.refresh()
+    assert (world.serving, world.prepared) == (1, [1])
+
+
+async def test_the_one_before_is_kept_and_older_ones_are_let_go(world: World) -> None:
+    """A page that began on the one before can be continued; memory of older ones is freed."""
+    world.publish(1)
+    await world.refresh()
+    first = weakref.ref(world.generations.by_number(1))
+    for number in (2, 3):
+        world.publish(number)
+        await world.refresh()
+    assert world.loaded == {2, 3}
+    gc.collect()
+    assert first() is None
+
+
+async def test_every_label_is_served_and_a_failing_one_does_not_hold_the_others(world: World) -> None:
+    """`stable` comes first."""
+    world.publish(1, "canary")
+    world.publish(2, "stable")
+    world.load_error[1] = ArtifactError("read", "x", "is missing")
+    await world.refresh()
+    assert (world.serving, world.loads) == (2, [2, 1])
+    world.load_error.clear()
+    await world.refresh(impatient=True)
+    assert world.generations.by_label("canary").number == 1
+
+
+async def test_without_the_database_the_store_tells_the_label(world: World) -> None:
+    """At a start; a server that serves already goes on with what it has."""
+    world.publish(1)
+    world.store.mirror_label("stable", 1)
+    world.is_away = True
+    await world.refresh()
+    assert world.serving == 1
+    world.store.mirror_label("stable", 2)
+    await world.refresh()
+    assert world.serving == 1
