@@ -1,7 +1,7 @@
 # The developer's whole interface; `make help` lists it. Needs Python 3.11 to 3.13 and, for `make check` alone, npm.
 # Every target first makes .venv when there is none, and installs again when pyproject.toml or constraints.txt changed.
 # PyTorch for the CPU alone is a much smaller download; where PyPI's build carries CUDA, hand in its index:
-#   make demo PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+#   make demo PIP_ARGS='--extra-index-url URL' with the URL that the PyTorch site names for pip and CPU
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

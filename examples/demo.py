@@ -60,10 +60,10 @@ def main() -> int:
     folder = ROOT / (".up" if stays else ".demo")
     if not stays and folder.exists():
         shutil.rmtree(folder)
-    ports = (
-        {} if stays else {"HEADWATER_PORT": "0", "HEADWATER_METRICS_PORT": "0", "HEADWATER_UPDATER_METRICS_PORT": ""}
-    )
-    with Installation(folder, ports) as installation:
+    environment = {"HEADWATER_BOOTSTRAP_SECONDS": "60"}
+    if not stays:
+        environment |= {"HEADWATER_PORT": "0", "HEADWATER_METRICS_PORT": "0", "HEADWATER_UPDATER_METRICS_PORT": ""}
+    with Installation(folder, environment) as installation:
         began = time.perf_counter()
         prepare(installation)
         if stays:

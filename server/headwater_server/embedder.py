@@ -10,7 +10,7 @@ from headwater_core.shards import Vectors
 from headwater_server.metrics import ServerMetrics
 from headwater_server.micro_batcher import MicroBatcher
 from headwater_server.serving_generation import ServingGeneration
-from headwater_server.user_states import UserState
+from headwater_server.user_states import KeptInterests, UserState
 
 _KEPT_GENERATIONS = 2
 
@@ -53,14 +53,21 @@ class UserEmbedder:
 
     async def of_state(self, generation: ServingGeneration, state: UserState) -> Vectors:
         """The interests (K, d) of a user state; (0, d) without a readable event."""
-        # A history may hold an item that has only now been placed, so the fresh shard's size is part of the key.
-        key = (state.version, generation.items.fresh_count)
         kept = state.vectors.get(generation.number)
-        if kept is not None and kept[0] == key:
+        if (
+            kept is not None
+            and kept.history_version == state.version
+            and kept.items_version in (None, generation.items.version)
+        ):
             self._metrics.embedding_cache_hits.inc()
-            return kept[1]
-        interests = await self.of_history(generation, tuple(state.history))
-        state.vectors[generation.number] = (key, interests)
+            return kept.interests
+        history, history_version, items = tuple(state.history), state.version, generation.items
+        # An item that the generation itself does not know may be placed, or placed anew, at any moment.
+        is_settled = all(items.knows(event.item_id) for event in history if event.item_id)
+        interests = await self.of_history(generation, history)
+        state.vectors[generation.number] = KeptInterests(
+            history_version, None if is_settled else items.version, interests
+        )
         while len(state.vectors) > _KEPT_GENERATIONS:
             del state.vectors[min(state.vectors)]
         return interests

@@ -14,6 +14,9 @@ from headwater_server.serving_generation import ServingGeneration
 
 PATIENCE_S = 30.0
 """How long the text features of a changed item are waited for; then the next generation brings the item."""
+MAX_WAITING = 1000
+"""For how many items at once, the newest; bulk imports come with the next generation."""
+_RETRY_S = 0.2
 Features = Mapping[bytes, npt.NDArray[np.float16]]
 
 
@@ -23,25 +26,26 @@ class FreshPlacer:
     def __init__(
         self,
         view: CatalogueView,
-        stored_features: Callable[[Sequence[bytes]], Awaitable[Features]],
+        stored_features: Callable[[str, Sequence[bytes]], Awaitable[Features]],
         run_in_compute: Callable[..., Awaitable[npt.NDArray[np.float32]]],
     ) -> None:
         """Nothing waits yet.
 
         Args:
             view: the catalogue.
-            stored_features: text hashes → the text features (F,) that are stored.
+            stored_features: a text encoder's id and text hashes → the text features (F,) that are stored.
             run_in_compute: runs a blocking computation off the event loop.
         """
         self._view = view
         self._stored_features = stored_features
         self._run_in_compute = run_in_compute
         self._waiting: dict[str, float] = {}
+        self._retry_at = 0.0
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an item waits for its text features."""
-        return bool(self._waiting)
+        """Whether an item waits for its text features and it is time to look again."""
+        return bool(self._waiting) and time.monotonic() >= self._retry_at
 
     async def take(self, changes: Iterable[ItemChange], generations: Sequence[ServingGeneration]) -> None:
         """Take in changes of the catalogue."""
@@ -55,7 +59,9 @@ class FreshPlacer:
     async def place_waiting(self, generations: Sequence[ServingGeneration]) -> None:
         """Place the items whose features have come; drop those that waited too long."""
         now = time.monotonic()
-        self._waiting = {item_id: until for item_id, until in self._waiting.items() if until > now}
+        self._retry_at = now + _RETRY_S
+        still = [(item_id, until) for item_id, until in self._waiting.items() if until > now]
+        self._waiting = dict(still[-MAX_WAITING:])
         items = [item for item_id in self._waiting if (item := self._view.items.get(item_id)) is not None]
         for generation in generations:
             for item_id in await self._place(generation, items):
@@ -77,7 +83,7 @@ class FreshPlacer:
                 done.append(item.item_id)
         if not new:
             return done
-        features = await self._stored_features([item.text_hash() for item in new])
+        features = await self._stored_features(generation.manifest.text_encoder, [item.text_hash() for item in new])
         ready = [item for item in new if item.text_hash() in features]
         if ready:
             stacked = np.stack([features[item.text_hash()] for item in ready])  # (n, F)

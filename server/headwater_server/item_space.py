@@ -13,6 +13,9 @@ from headwater_core.shards import Delta, Retriever, Vectors, VectorTable
 _SLACK = 64
 """Candidates taken beyond what is wanted, for those that a filter refuses."""
 
+_SAMPLE = 2000
+"""About how many items stand for the whole catalogue where a quantile is estimated."""
+
 
 class Found(NamedTuple):
     """An item that retrieval found."""
@@ -28,11 +31,20 @@ class ItemSpace:
     Row space: the generation's rows, then the fresh shard's.
     """
 
-    def __init__(self, table: VectorTable, retriever: Retriever, fresh: Delta | None = None) -> None:
-        """Join a generation's table and retriever with the items that came after it."""
+    def __init__(
+        self,
+        table: VectorTable,
+        retriever: Retriever,
+        fresh: Delta | None = None,
+        version: int = 0,
+        sample: Vectors | None = None,
+    ) -> None:
+        """Join a generation's table and retriever with the items that came after it; `version` counts the changes."""
+        self.version = version
         self._table = table
         self._retriever = retriever
         self._fresh = fresh if fresh is not None else Delta.empty(table.dimension)
+        self._sample = sample if sample is not None else self._unit_sample()
         self._fresh_row = {item_id: table.rows + row for row, item_id in enumerate(self._fresh.item_ids)}
 
     @property
@@ -71,7 +83,7 @@ class ItemSpace:
         """This space with newer items, vectors (n, d), joined; items that the generation knows are passed over."""
         new = [index for index, item_id in enumerate(item_ids) if not self.knows(item_id)]
         fresh = self._fresh.updated([item_ids[index] for index in new], vectors[new])
-        return ItemSpace(self._table, self._retriever, fresh)
+        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._sample)
 
     def without_fresh(self, item_ids: Iterable[str]) -> ItemSpace:
         """This space without these newer items."""
@@ -79,7 +91,8 @@ class ItemSpace:
         if not gone:
             return self
         fresh = self._fresh.updated((), self.no_interests(), gone)
-        return ItemSpace(self._table, self._retriever, Delta(fresh.item_ids, fresh.vectors))
+        fresh = Delta(fresh.item_ids, fresh.vectors)
+        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._sample)
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
         """The vectors (n, d) of rows (n,)."""
@@ -131,10 +144,20 @@ class ItemSpace:
         rows = [row for item_id, row in self._fresh_row.items() if passes(item_id)]
         return self._best(rows, interests, len(rows))
 
-    def score_at(self, interests: Vectors, rank: int) -> float:
-        """The score of the generation's item at this rank (from 1) for these interests (K, d)."""
-        candidates = self._retriever.search(interests, rank)
-        return candidates[-1].score if candidates else float("-inf")
+    def fitting_fresh(self, interests: Vectors, share: float, passes: Callable[[str], bool]) -> list[Found]:
+        """The newer items that pass and fit: by direction among the best `share` of the generation's items.
+
+        Direction alone (the cosine) decides whether one fits: a new item's vector is short, since nobody has made it
+        popular yet. Best first, with the cosines as scores.
+        """
+        rows = [row for item_id, row in self._fresh_row.items() if passes(item_id)]
+        if not rows or not len(interests):
+            return []
+        unit = _unit(interests)  # (K, d)
+        bar = float(np.quantile((self._sample @ unit.T).max(axis=1), 1.0 - share)) if len(self._sample) else -1.0
+        cosines = (_unit(self.vectors(rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
+        order = [int(at) for at in np.argsort(-cosines, kind="stable") if cosines[at] >= bar]
+        return [Found(self._id(rows[at]), float(cosines[at]), True) for at in order]
 
     def similar(self, item_id: str, k: int, passes: Callable[[str], bool]) -> list[Found]:
         """The k items of highest cosine with an item that has a row, itself left out, best first."""
@@ -157,6 +180,11 @@ class ItemSpace:
                     break
         return found
 
+    def _unit_sample(self) -> Vectors:
+        """Directions of some of the generation's items, (s, d): enough to estimate a quantile of cosines."""
+        living = np.flatnonzero(self._table.alive)
+        return _unit(self._table.vectors(living[:: max(1, len(living) // _SAMPLE)]))
+
     def _id(self, row: int) -> str:
         return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
 
@@ -166,3 +194,9 @@ class ItemSpace:
         scores = (self.vectors(rows) @ interests.T).max(axis=1)  # (n, K) -> (n,)
         order = np.argsort(-scores, kind="stable")[:k]
         return [Found(self._id(rows[at]), float(scores[at]), self.is_fresh(rows[at])) for at in order]
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """The vectors' directions."""
+    directions: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return directions

@@ -147,6 +147,7 @@ def audience(
     event_types: Mapping[str, EventType],
     tenant: str,
     now_us: int,
+    max_ahead_us: int,
 ) -> Audience:
     """The checked audience.
 
@@ -158,7 +159,7 @@ def audience(
     for index, message in enumerate(recent_events):
         try:
             event = to_event(message)
-            check_event(event, event_types, now_us, id_required=False)
+            check_event(event, event_types, now_us, max_ahead_us=max_ahead_us, id_required=False)
         except InvalidFieldError as error:
             raise error.within(f"recent_events[{index}]") from error
         if event_types[event.event_type].in_history:
@@ -170,7 +171,7 @@ def audience(
 
 
 def recommend_query(
-    message: pb.RecommendRequest, event_types: Mapping[str, EventType], tenant: str, now_us: int
+    message: pb.RecommendRequest, event_types: Mapping[str, EventType], tenant: str, now_us: int, max_ahead_us: int
 ) -> RecommendQuery:
     """The checked request.
 
@@ -202,6 +203,7 @@ def recommend_query(
             event_types,
             tenant,
             now_us,
+            max_ahead_us,
         ),
         session_id=message.session_id,
         context_item_ids=tuple(message.context_item_ids),

@@ -86,7 +86,7 @@ class Recommender:
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
             fresh_every: one place in so many goes to a new item that fits.
-            fresh_top_share: how far down the catalogue's ranking still fits.
+            fresh_top_share: how much of the catalogue still fits, by direction.
         """
         self._states = states
         self._generations = generations
@@ -251,16 +251,13 @@ class Recommender:
     def _fitting_fresh(
         self, generation: ServingGeneration, interests: Vectors, item_filter: ItemFilter
     ) -> list[Candidate]:
-        """New items that score within the top share of the catalogue for these interests, best first."""
+        """New items that fit these interests, best first."""
         now_us = self._now_us()
         items = self._view.items
-        fresh = generation.items.fresh_ranking(
-            interests, lambda item_id: item_filter.passes(items.get(item_id), now_us)
+        fresh = generation.items.fitting_fresh(
+            interests, self._fresh_top_share, lambda item_id: item_filter.passes(items.get(item_id), now_us)
         )
-        if not fresh:
-            return []
-        bar = generation.items.score_at(interests, max(1, int(self._fresh_top_share * generation.items.item_count)))
-        return [Candidate(item.item_id, item.score, FRESH) for item in fresh if item.score >= bar]
+        return [Candidate(item.item_id, item.score, FRESH) for item in fresh]
 
     def _diversified(
         self, generation: ServingGeneration, slate: list[Candidate], diversity: float, size: int

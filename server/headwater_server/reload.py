@@ -78,7 +78,8 @@ class Generations:
         self._previous_stable: int | None = None
         self.failures: dict[int, Failure] = {}
         self.changed = asyncio.Condition()
-        """Notified after every swap of `stable`."""
+        """Notified after every swap of `stable` and at the end."""
+        self.is_closed = False
 
     @property
     def stable(self) -> ServingGeneration | None:
@@ -121,6 +122,12 @@ class Generations:
         if number not in self._loaded:
             raise NotReadyError(f"generation: {number} is not loaded here")
         return self._loaded[number]
+
+    async def close(self) -> None:
+        """Tell those who wait for `changed` that nothing more comes."""
+        self.is_closed = True
+        async with self.changed:
+            self.changed.notify_all()
 
     async def refresh(self, *, impatient: bool = False) -> None:
         """Look at the labels and load what they name.

@@ -241,9 +241,7 @@ class Rooms:
     def _query_features(self, texts: Sequence[str]) -> np.ndarray:
         return np.asarray(self._text_thread.submit(self._encode, texts).result(), dtype=np.float32)
 
-    async def _stored_features(self, hashes: Sequence[bytes]) -> Features:
-        stable = self.generations.loaded
-        encoder = stable[-1].manifest.text_encoder if stable else ""
+    async def _stored_features(self, encoder: str, hashes: Sequence[bytes]) -> Features:
         return await self.in_database(self._features.get, encoder, hashes)
 
     async def _load_state(self, subject: Subject) -> Loaded:
@@ -281,7 +279,7 @@ class Rooms:
         states: list[UserState] = self.states.newest(_WARM_UP_HISTORIES)
         for state in states:
             await self.embedder.of_state(generation, state)
-        vectors = [state.vectors[generation.number][1] for state in states]
+        vectors = [state.vectors[generation.number].interests for state in states]
         for interests in vectors or [np.ones((1, generation.items.dimension), dtype=np.float32)]:
             await self.in_compute(generation.items.retrieve, interests, 10, lambda _: True)
 

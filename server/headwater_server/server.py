@@ -130,6 +130,7 @@ class HeadwaterServer:
         """
         log.info("server_draining")
         await self._health.enter_graceful_shutdown()
+        await self.rooms.generations.close()
         await self._server.stop(self._settings.drain_s if drain_s is None else drain_s)
         for task in self._tasks:
             task.cancel()

@@ -37,7 +37,7 @@ class ServerSettings(CoreSettings):
     fresh_every: int = Field(default=10, ge=2)
     """One place in so many goes to a new item that fits the user."""
     fresh_top_share: float = Field(default=0.05, ge=0.0, le=1.0)
-    """A new item fits when it scores within this share of the catalogue's best for the user."""
+    """A new item fits when its direction is among this share of the catalogue's best for the user."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long calls under way may take after SIGTERM."""
     max_ahead_s: float = Field(default=300.0, ge=0)

@@ -29,6 +29,15 @@ class Loaded(NamedTuple):
     """The log's head before the reading: everything up to it is in."""
 
 
+class KeptInterests(NamedTuple):
+    """The user tower's answer, and for which state of things it was."""
+
+    history_version: int
+    items_version: int | None
+    """Of the item space; None when the history rests on items of the generation alone."""
+    interests: Vectors  # (K, d)
+
+
 @dataclass(slots=True)
 class UserState:
     """One subject's history. Read it; only `UserStates` writes."""
@@ -41,8 +50,8 @@ class UserState:
     """The highest position in it."""
     complete_to: int = 0
     """Everything up to this position was in it when it was loaded."""
-    vectors: dict[int, tuple[tuple[int, int], Vectors]] = field(default_factory=dict)
-    """generation → (key, interests): the user tower's answer, and for which state of things it was."""
+    vectors: dict[int, KeptInterests] = field(default_factory=dict)
+    """The user tower's answers, by generation."""
 
 
 @dataclass(slots=True)

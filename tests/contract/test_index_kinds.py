@@ -40,7 +40,7 @@ def retrieval(shards: list[Shard], delta: Delta | None = None) -> tuple[Retrieve
 def exact_best(table: VectorTable, queries: np.ndarray, k: int, mask: np.ndarray) -> list[int]:
     scores = (table.vectors(np.arange(table.rows)) @ queries.T).max(axis=1)
     scores[~mask] = -np.inf
-    return np.argsort(-scores, kind="stable")[:k].tolist()
+    return [int(row) for row in np.argsort(-scores, kind="stable")[:k]]
 
 
 def test_best_rows_over_several_shards_are_found_with_exact_scores(tmp_path: Path, kind: IndexKind) -> None:
@@ -60,7 +60,7 @@ def test_superseded_and_deleted_rows_are_never_found(tmp_path: Path, kind: Index
     queries = vectors(2, seed=9)
     untouched, table = retrieval(shards)
     best, second = (table.item_id(candidate.row) for candidate in untouched.search(queries, 2))
-    delta = Delta((best,), -table.vectors([table.row(best)]), frozenset({second}))
+    delta = Delta((best,), -table.vectors(np.array([table.row(best)], dtype=np.int64)), frozenset({second}))
     retriever, table = retrieval(shards, delta)
     found = retriever.search(queries, ROWS)
     ids = [table.item_id(candidate.row) for candidate in found]

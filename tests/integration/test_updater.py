@@ -48,7 +48,8 @@ class HashEncoder:
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         digests = [hashlib.sha256(text.encode()).digest()[: self.dimension] for text in texts]
         raw = np.array([list(digest) for digest in digests], dtype=np.float32).reshape(-1, self.dimension) - 127.5
-        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16)
+        unit: np.ndarray = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float16)
+        return unit
 
 
 class Killed(BaseException):
@@ -185,7 +186,7 @@ def test_published_vectors_are_the_learners_own(bootstrapped: World) -> None:
         table = world.loaded().table
         learner = Learner.load_state(world.checkpoint())
         ids = sorted(table.item_ids())
-        rows = [table.row(item_id) for item_id in ids]
+        rows = np.array([table.row(item_id) for item_id in ids], dtype=np.int64)
         expected = learner.item_vectors(np.array([learner.row(item_id) for item_id in ids], dtype=np.int64))
         np.testing.assert_array_equal(table.vectors(rows), expected)
     kinds = {record.full for record in world.resources.registry.list(None, 5)}
@@ -496,7 +497,8 @@ def assert_whole_and_continues(world: World, expected: World) -> None:
     ours, theirs = world.loaded().table, expected.loaded().table
     assert sorted(ours.item_ids()) == sorted(theirs.item_ids())
     for item_id in theirs.item_ids():
-        np.testing.assert_array_equal(ours.vectors([ours.row(item_id)]), theirs.vectors([theirs.row(item_id)]))
+        mine, other = (table.vectors(np.array([table.row(item_id)], dtype=np.int64)) for table in (ours, theirs))
+        np.testing.assert_array_equal(mine, other)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["fast", "full"])

@@ -208,7 +208,28 @@ class Learner:
         self._settle_types(training)
         if learn_held_out:
             self._learn_held_out(list(held.values()))
+        self._explain_by_text()
         return best
+
+    @torch.no_grad()
+    def _explain_by_text(self) -> None:
+        """Let the text explain all of the items' vectors that it can; ids keep the rest, so no learned vector moves.
+
+        The projection becomes the ridge regression from features to vectors, items weighted by log(1 + targets).
+        Gradients alone leave it far from that: they come through the id dropout only, and ids learn faster.
+        """
+        rows = torch.from_numpy(np.flatnonzero(self.counts))
+        rows = rows[(self.item_features[rows] != 0).any(1)]
+        if not len(rows):
+            return
+        vectors = self._vectors(rows).double()  # (n, d)
+        features = self.item_features[rows].double()  # (n, F)
+        weights = torch.from_numpy(np.log1p(self.counts))[rows].unsqueeze(1)  # (n, 1)
+        gram = features.T @ (weights * features)  # (F, F)
+        gram += self.config.text_ridge * float(weights.mean()) * torch.eye(len(gram), dtype=gram.dtype)
+        projection = torch.linalg.solve(gram, features.T @ (weights * vectors))  # (F, d)
+        self.item_tower.shared.projection.weight.copy_(projection.T)
+        self.item_tower.id_embedding[rows] = (vectors - features @ projection).float()
 
     def _hold_out(self, sequences: Sequence[TokenSequence]) -> dict[int, _HeldOut]:
         """By index, the histories whose last timestamp block is kept from training: some of those of three blocks."""

@@ -49,6 +49,8 @@ class LearnerConfig:
     """How often full training hides an event's type, so that types it never meets are read sensibly too."""
     co_visitation_scale: float = 4.0
     """How much of the id embeddings' start is co-visitation, relative to noise; 0 starts them at random."""
+    text_ridge: float = 1.0
+    """How strongly the projection of texts is kept small, in mean item weights."""
     online_history_length: int = 32
     """How many events before a target an incremental step reads: fewer than serving does, to keep steps short."""
     online_learning_rate: float = 2e-4

@@ -72,7 +72,7 @@ class EventServiceServicer:
     """
 
     def WriteEvents(self, request, context):
-        """Writes a batch in one commit. Bad events are reported one by one; the good ones are written.
+        """Writes a batch, every 1,000 events in one commit. Bad events are reported one by one; the good ones are written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class EventServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EventServiceAsyncStub: ...
     WriteEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.WriteEventsRequest, _event_service_pb2.WriteEventsResponse]
-    """Writes a batch in one commit. Bad events are reported one by one; the good ones are written."""
+    """Writes a batch, every 1,000 events in one commit. Bad events are reported one by one; the good ones are written."""
     StreamEvents: _grpc.StreamStreamMultiCallable[_event_service_pb2.StreamEventsRequest, _event_service_pb2.StreamEventsResponse]
     """Writes batches as they come; every batch is answered, in order, after its commit."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]
@@ -52,7 +52,7 @@ class EventServiceAsyncStub(EventServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     WriteEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.WriteEventsRequest, _event_service_pb2.WriteEventsResponse]  # type: ignore[assignment]
-    """Writes a batch in one commit. Bad events are reported one by one; the good ones are written."""
+    """Writes a batch, every 1,000 events in one commit. Bad events are reported one by one; the good ones are written."""
     StreamEvents: _aio.StreamStreamMultiCallable[_event_service_pb2.StreamEventsRequest, _event_service_pb2.StreamEventsResponse]  # type: ignore[assignment]
     """Writes batches as they come; every batch is answered, in order, after its commit."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_service_pb2.ListEventsRequest, _event_service_pb2.ListEventsResponse]  # type: ignore[assignment]
@@ -73,7 +73,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _event_service_pb2.WriteEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_service_pb2.WriteEventsResponse, _abc.Awaitable[_event_service_pb2.WriteEventsResponse]]:
-        """Writes a batch in one commit. Bad events are reported one by one; the good ones are written."""
+        """Writes a batch, every 1,000 events in one commit. Bad events are reported one by one; the good ones are written."""
 
     @_abc_1.abstractmethod
     def StreamEvents(

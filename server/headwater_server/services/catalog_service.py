@@ -35,10 +35,16 @@ class CatalogService(pb_grpc.CatalogServiceServicer):
         mask = convert.to_item_mask(request.update_mask.paths)
         errors: list[pb.ItemError] = []
         good: dict[str, tuple[int, Item]] = {}
+        embedding_length = await self._rooms.in_database(self._rooms.catalogue.embedding_length)
         for index, message in enumerate(request.items):
             try:
                 item = convert.to_item(message)
                 check_item(item)
+                if item.embedding is not None:
+                    embedding_length = embedding_length or len(item.embedding)
+                    if len(item.embedding) != embedding_length:
+                        reason = f"has {len(item.embedding)} numbers; the catalogue's have {embedding_length}"
+                        raise InvalidFieldError("embedding", reason)
                 if item.item_id in good:
                     raise InvalidFieldError("item_id", "is in the request twice")
             except InvalidFieldError as error:

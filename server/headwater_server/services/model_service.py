@@ -98,7 +98,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         """Stream what serves under `stable`, at once and after every swap."""
         rooms = self._rooms
         told: int | None = None
-        while True:
+        while not rooms.generations.is_closed:
             stable = rooms.generations.stable
             number = stable.number if stable is not None else 0
             if number != told:
@@ -109,7 +109,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
                 yield pb.WatchGenerationsResponse(generation=message)
             async with rooms.generations.changed:
                 current = rooms.generations.stable
-                if (current.number if current is not None else 0) == told:
+                if (current.number if current is not None else 0) == told and not rooms.generations.is_closed:
                     await rooms.generations.changed.wait()
 
     def _message(self, record: GenerationRecord, labels: Mapping[str, int]) -> pb.Generation:

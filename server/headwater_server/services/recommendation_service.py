@@ -132,7 +132,7 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
 
     async def _recommend(self, request: pb.RecommendRequest) -> pb.RecommendResponse:
         rooms = self._rooms
-        query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us())
+        query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us)
         slate = await rooms.recommender.recommend(query)
         slate_id = uuid.uuid4().hex
         degraded = slate.degraded_parts + (["catalogue"] if rooms.catalogue_tail.is_behind else [])
@@ -208,4 +208,5 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
             rooms.event_types,
             rooms.tenant,
             rooms.now_us(),
+            rooms.max_ahead_us,
         )

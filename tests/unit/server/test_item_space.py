@@ -118,12 +118,14 @@ def test_similar_items_are_ranked_by_cosine(space: ItemSpace) -> None:
     assert newer.similar("c", 10, everything) == []
 
 
-def test_nobody_has_no_interests_and_a_rank_has_a_score(space: ItemSpace) -> None:
-    """The score at a rank is the generation's; behind its last item it is the last one's."""
+def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: ItemSpace) -> None:
+    """Among the generation's best by cosine it fits; pointing elsewhere or refused it does not; nobody has interests."""
+    newer = space.with_fresh(["near", "far"], vectors((0.001,), (0.0, 9.0)))
+    assert [item.item_id for item in newer.fitting_fresh(ONE, 0.5, everything)] == ["near"]
+    assert newer.fitting_fresh(ONE, 0.5, without("near")) == []
+    assert [item.item_id for item in newer.fitting_fresh(ONE, 1.0, everything)] == ["near"]
     assert space.no_interests().shape == (0, D)
-    assert space.score_at(ONE, 1) == 5.0
-    assert space.score_at(ONE, 2) == 2.0
-    assert space.score_at(ONE, 99) == 0.5
+    assert newer.fitting_fresh(space.no_interests(), 0.5, everything) == []
 
 
 def test_many_refused_items_do_not_shorten_the_answer() -> None:

@@ -1,0 +1,96 @@
+"""Killing the updater and damaging what it wrote: nothing is learned twice, nothing bad is ever served."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from headwater_client import HealthStatus
+from headwater_core.artifact_store import ArtifactStore
+from headwater_core.database import Database
+from headwater_core.generation import LoadedGeneration
+from headwater_core.manifest import CHECKPOINT
+from headwater_core.registry import GenerationRegistry
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(400)]
+KILLS = 8
+
+
+def test_a_killed_updater_resumes_and_learns_every_event_once(world: World) -> None:
+    """kill -9 at random moments of learning and publishing: the store stays whole, and every target counts once."""
+    chance = random.Random(7)
+    for _ in range(KILLS):
+        world.installation.start_updater()
+        # From before it leads to the middle of publishing; the next one waits for the dead one's lease.
+        moment = time.monotonic() + chance.uniform(2.0, 8.0)
+        while time.monotonic() < moment:
+            world.like(5)
+            time.sleep(0.05)
+        world.kill_updater()
+    world.installation.start_updater()
+    world.like(5)
+    events = _all_targets(world)
+    world.wait_for(
+        lambda: world.client.recommend(user_id="user-1").watermark >= events[-1], "the watermark at the log's head"
+    )
+    world.installation.stop_updater()
+
+    store = ArtifactStore(str(world.store.parent))
+    database = Database(world.database_url)
+    registry = GenerationRegistry(database)
+    for record in registry.list(None, 100):
+        assert LoadedGeneration.load(store, record.number).number == record.number
+    stable = LoadedGeneration.load(store, registry.labels()["stable"])
+    checkpoint = safetensors.numpy.load_file(store.open_blob(stable.manifest.files[CHECKPOINT]))
+    assert stable.manifest.watermark == events[-1]
+    assert float(np.sum(checkpoint["counts"])) == len(events)
+    database.close()
+
+
+def test_a_damaged_shard_leaves_the_old_generation_serving(world: World) -> None:
+    """A generation with a flipped byte is not loaded: the one before goes on answering and the reason is shown."""
+    serving = world.client.recommend(user_id="user-1").generation
+    store = ArtifactStore(str(world.store.parent))
+    manifest = store.read_manifest(serving)
+    # The same files under a new number, one of them damaged after its hash was taken.
+    damaged = serving + 1000
+    blob = store.put_blob(b"not the shard that the manifest speaks of")
+    files = {**manifest.files, f"{manifest.shards[0]}.faiss": blob}
+    store.write_manifest(damaged, manifest.model_copy(update={"number": damaged, "parent": serving, "files": files}))
+    path = store.open_blob(blob)
+    path.chmod(0o644)
+    path.write_bytes(b"not the shard that the manifest says!!!!!")
+    database = Database(world.database_url)
+    registry = GenerationRegistry(database)
+    record = registry.get(serving)
+    assert record is not None
+    registry.record(dataclasses.replace(record, number=damaged))
+    registry.set_label("stable", damaged)
+    database.close()
+
+    world.client.reload()
+    shown = next(each for each in world.client.list_generations().generations if each.number == damaged)
+    assert "sha256" in shown.failure
+    assert world.client.recommend(user_id="user-1").generation == serving
+    assert world.client.health() is HealthStatus.SERVING
+
+
+def _all_targets(world: World) -> list[int]:
+    """The log positions of all likes, in order."""
+    positions: list[int] = []
+    token = ""
+    while True:
+        page = world.client.list_events(page_size=1000, page_token=token)
+        positions += [stored.log_position for stored in page.events]
+        token = page.next_page_token
+        if not token:
+            return positions
