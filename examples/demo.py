@@ -115,16 +115,29 @@ def stay(installation: Installation) -> None:
 
 
 def show_latency(client: Client) -> list[Outcome]:
-    """One caller, users in turn."""
+    """One caller, users in turn: first users that the server has not seen since it started, then the same again."""
     console.rule("[bold]Recommend, one caller")
+    first, again = (_call_times(client, LATENCY_CALLS) for _ in range(2))
+    outcomes = []
+    for what, times_ms in (
+        ("all calls", first + again),
+        ("of these, users not in memory yet", first),
+        ("of these, the same users again", again),
+    ):
+        p50, p99 = statistics.median(times_ms), statistics.quantiles(times_ms, n=100)[98]
+        console.print(f"{len(times_ms)} calls, {what}: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+        outcomes.append(Outcome(f"Recommend, one caller, p50 (p99): {what}", f"{p50:.1f} ms ({p99:.1f} ms)"))
+    outcomes[0].is_good = statistics.median(first + again) < 10.0
+    return outcomes
+
+
+def _call_times(client: Client, calls: int) -> list[float]:
     times_ms: list[float] = []
-    for number in range(LATENCY_CALLS):
+    for user in range(1, calls + 1):
         began = time.perf_counter()
-        client.recommend(user_id=str(1 + number % 610), page_size=10)
+        client.recommend(user_id=str(user), page_size=10)
         times_ms.append((time.perf_counter() - began) * 1000)
-    p50, p99 = statistics.median(times_ms), statistics.quantiles(times_ms, n=100)[98]
-    console.print(f"{LATENCY_CALLS} calls for 300 users: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
-    return [Outcome("Recommend, one caller, p50 (p99)", f"{p50:.1f} ms ({p99:.1f} ms)", p50 < 10.0)]
+    return times_ms
 
 
 def show_changed_slate(client: Client) -> list[Outcome]:

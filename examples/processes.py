@@ -48,8 +48,9 @@ class Installation:
         self.address = f"127.0.0.1:{port}"
 
     def start_updater(self) -> None:
-        """Start the updater."""
+        """Start the updater and wait until it goes on from the published generation."""
         self._start("updater", ["headwater-updater", "run"])
+        self._wait_for("updater", "resumed")
 
     def run(self, *command: str) -> None:
         """Run a command to its end, its output shown.

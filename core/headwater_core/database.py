@@ -191,6 +191,7 @@ def _sqlite_engine(url: URL) -> Engine:
         pool_size=8,
         max_overflow=24,
         pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,  # the connection used last has its statements and pages at hand
     )
 
     @event.listens_for(engine, "connect")
@@ -217,6 +218,7 @@ def _postgresql_engine(url: URL) -> Engine:
         pool_size=8,
         max_overflow=24,
         pool_timeout=POOL_TIMEOUT_S,
+        pool_use_lifo=True,  # the connection used last has its statements and pages at hand
     )
 
     @event.listens_for(engine, "connect")

@@ -130,6 +130,25 @@ class LoggedEvent(NamedTuple):
     event: Event
 
 
+class HistoryEvent(NamedTuple):
+    """What the model reads of an event."""
+
+    position: int
+    """In the feedback log; 0 for an event that is not stored."""
+    event_time_us: int
+    event_type: str
+    item_id: str = ""
+    value: float | None = None
+    query: str = ""
+
+
+def history_event(logged: LoggedEvent) -> HistoryEvent:
+    """What the model reads of a logged event."""
+    event = logged.event
+    time_us = event.event_time_us if event.event_time_us is not None else logged.received_time_us
+    return HistoryEvent(logged.position, time_us, event.event_type, event.item_id, event.value, event.query)
+
+
 def check_id(name: str, value: str, *, required: bool = False) -> None:
     """Refuse ids that are over 256 bytes, hold a NUL, or are empty though required.
 

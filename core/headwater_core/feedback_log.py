@@ -14,17 +14,19 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, select
 
 from headwater_core import event_types, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError
 from headwater_core.event_rows import from_row, of, to_row
-from headwater_core.events import Event, LoggedEvent, Subject, SubjectKind
+from headwater_core.events import Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
 from headwater_core.schema import erasures, event_ids, events, impressions, rejections
 
 _POSITION = "log_position"
 _ERASURE = "erasure_number"
+_NEWEST_FIRST = (events.c.event_time_us.desc(), events.c.position.desc())
+_HISTORY_COLUMNS = [events.c[name] for name in HistoryEvent._fields]
 
 
 class AppendOutcome(Enum):
@@ -80,6 +82,17 @@ class ErasureRecord(NamedTuple):
     """The log's head then: all that was erased lies at or before it."""
     erase_time_us: int
     """As the eraser gave it; 0 when it gave none."""
+
+
+class Recollection(NamedTuple):
+    """What is known of a subject."""
+
+    head: int
+    """Everything in the log up to here is taken into account."""
+    history: list[HistoryEvent]
+    """The newest events that are part of histories, oldest first by (event_time_us, position)."""
+    seen_item_ids: set[str]
+    """Every item that one of all its events is on that are part of histories, however long ago."""
 
 
 class Rejection(NamedTuple):
@@ -176,22 +189,38 @@ class FeedbackLog:
             statement = (
                 select(events)
                 .where(events.c.event_type.not_in(self._types_left_out(connection)))
-                .order_by(events.c.event_time_us.desc(), events.c.position.desc())
+                .order_by(*_NEWEST_FIRST)
                 .limit(limit)
             )
             parts = self._of_each(connection, statement, subject)
         newest_first = heapq.merge(*parts, key=lambda row: (row.event_time_us, row.position), reverse=True)
         return [from_row(row) for row in islice(newest_first, limit)][::-1]
 
-    def seen_item_ids(self, subject: Subject) -> set[str]:
-        """Every item that the subject has an event on that is part of histories, however long ago."""
+    def recall(self, subject: Subject, limit: int, left_out: Collection[str]) -> Recollection:
+        """What a server needs to know of a subject to answer it, read at once; a linked visitor's is its user's.
+
+        Args:
+            subject: a user or a visitor.
+            limit: how many events of the history.
+            left_out: the event types that are no part of histories.
+        """
+        parts: list[Sequence[Row[*tuple[Any, ...]]]] = []
+        seen: set[str] = set()
         with self._database.read() as connection:
-            statement = (
-                select(events.c.item_id)
-                .distinct()
-                .where(events.c.event_type.not_in(self._types_left_out(connection)), events.c.item_id != "")
-            )
-            return {row.item_id for part in self._of_each(connection, statement, subject) for row in part}
+            # First of all: everything up to it is in what is read next.
+            head = current(connection, self._tenant, _POSITION)
+            owner = visitor_links.owners(connection, self._tenant, [subject])[subject]
+            for each in visitor_links.group(connection, self._tenant, owner):
+                kept = and_(of(self._tenant, each), events.c.event_type.not_in(sorted(left_out)))
+                newest = select(*_HISTORY_COLUMNS).where(kept).order_by(*_NEWEST_FIRST).limit(limit)
+                parts.append(connection.execute(newest).all())
+                if len(parts[-1]) == limit:  # else the history has them all
+                    items = select(events.c.item_id).distinct().where(kept)
+                    seen.update(connection.execute(items).scalars())
+        newest_first = heapq.merge(*parts, key=lambda row: (row.event_time_us, row.position), reverse=True)
+        history = [HistoryEvent(*row) for row in islice(newest_first, limit)][::-1]
+        seen.update(row.item_id for part in parts for row in part)
+        return Recollection(head, history, seen - {""})
 
     def version(self, subject: Subject) -> int:
         """The highest position of the subject's events, of any type, linked visitors' included; 0 without any."""

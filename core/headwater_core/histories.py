@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from headwater_core.events import LoggedEvent
+    from headwater_core.events import HistoryEvent
     from headwater_core.towers import TowerConfig
 
 MAX_ABS_VALUE = 4.0
@@ -23,25 +23,6 @@ FIRST_GAP = 0
 
 TextFeatures: TypeAlias = Callable[[Sequence[str]], np.ndarray]
 """Texts → features (n, F); see `headwater_core.text`."""
-
-
-class HistoryEvent(NamedTuple):
-    """What the model reads of an event."""
-
-    position: int
-    """In the feedback log; 0 for an event that is not stored."""
-    event_time_us: int
-    event_type: str
-    item_id: str = ""
-    value: float | None = None
-    query: str = ""
-
-
-def history_event(logged: LoggedEvent) -> HistoryEvent:
-    """What the model reads of a logged event."""
-    event = logged.event
-    time_us = event.event_time_us if event.event_time_us is not None else logged.received_time_us
-    return HistoryEvent(logged.position, time_us, event.event_type, event.item_id, event.value, event.query)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,10 +38,12 @@ class CoreSettings(BaseSettings):
     store_url: str = Field(default="./artifacts", min_length=1)
     """The artifact store: a local folder or any fsspec URL (`s3://bucket/prefix`)."""
     store_cache_dir: Path | None = None
-    """Where copies of a remote store's files are kept; None: a folder of this process, gone at its end."""
+    """Where copies of a remote store's files are kept; none: a folder of this process, gone at its end."""
     tenant: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     """Whose events, items and generations this process works on."""
     text_encoder_path: str | None = None
-    """A local folder holding another text encoder; None: the packaged all-MiniLM-L6-v2."""
+    """A local folder holding another text encoder; none: the packaged all-MiniLM-L6-v2."""
     log_level: LogLevel = LogLevel.INFO
+    """The least severe line that is written: debug, info, warning, error."""
     log_format: LogFormat = LogFormat.JSON
+    """json, or console for a person."""

@@ -313,7 +313,8 @@ class Retriever:
         # OpenMP keeps this number per calling thread, so it is set where the search is called:
         # else callers × cores threads fight for the cores.
         faiss.omp_set_num_threads(1)
-        count = min(index.ntotal, k * _OVERSAMPLING)
+        # A flat index is exact already.
+        count = min(index.ntotal, k if isinstance(index, faiss.IndexFlat) else k * _OVERSAMPLING)
         _, labels = index.search(queries, count, params=parameters)  # (Q, count)
         found: Rows = labels[labels >= 0].astype(np.int64)
         return found + start

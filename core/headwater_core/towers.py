@@ -232,8 +232,9 @@ class EncoderBlock(nn.Module):
         """(B, T, d) → (B, T, d); position t sees positions up to t."""
         b, t, d = x.shape
         packed = self.query_key_value(self.attention_norm(x)).view(b, t, 3, self.n_heads, d // self.n_heads)
-        query, key, value = packed.permute(2, 0, 3, 1, 4)  # (B, H, T, hd) each
-        query, key = _rotate(query, cosine, sine), _rotate(key, cosine, sine)
+        packed = packed.permute(2, 0, 3, 1, 4)  # (3, B, H, T, hd)
+        query, key = _rotate(packed[:2], cosine, sine)
+        value = packed[2]
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, hd)
         attended = attended.transpose(1, 2).reshape(b, t, d)  # (B, T, d)
         x = x + self.dropout(self.attention_out(attended))

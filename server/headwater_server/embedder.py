@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from headwater_core.histories import HistoryEvent
+from headwater_core.events import HistoryEvent
 from headwater_core.shards import Vectors
 from headwater_server.metrics import ServerMetrics
 from headwater_server.micro_batcher import MicroBatcher

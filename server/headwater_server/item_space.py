@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +111,7 @@ class ItemSpace:
         k: int,
         passes: Callable[[str], bool],
         only: Iterable[str] | None = None,
-        n_excluded: int = 0,
+        excluded: Collection[str] = (),
     ) -> list[Found]:
         """The k best items that pass, best first; fewer only when fewer pass.
 
@@ -120,15 +120,20 @@ class ItemSpace:
             k: how many.
             passes: the filter's decision on one item.
             only: when given, every item that can pass (a selective filter's matches): these are scored exactly.
-            n_excluded: about how many items `passes` refuses.
+            excluded: items among those that `passes` refuses; the search itself leaves them out.
         """
         if only is not None:
             rows = [row for item_id in only if (row := self.row(item_id)) is not None]
             return self._best(rows, interests, k)
         fresh = self.fresh_ranking(interests, passes)
-        wanted = k + n_excluded + _SLACK
+        allowed = None
+        rows = [row for item_id in excluded if (row := self._table.row(item_id)) is not None]
+        if rows:
+            allowed = np.ones(self._table.rows, dtype=np.bool_)
+            allowed[rows] = False
+        wanted = k + _SLACK
         while True:
-            candidates = self._retriever.search(interests, wanted)
+            candidates = self._retriever.search(interests, wanted, allowed=allowed)
             known = [
                 Found(item_id, candidate.score, False)
                 for candidate in candidates

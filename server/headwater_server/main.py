@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from typing import Annotated, Any
 
 import structlog
@@ -57,6 +58,8 @@ def serve(
 
 
 async def _serve(settings: ServerSettings) -> None:
+    # Python lets a thread that wants to run wait for 5 ms by default: as long as a whole answer may take.
+    sys.setswitchinterval(0.0005)
     server = HeadwaterServer(settings)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from headwater.v1 import event_pb2
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater_core.errors import InvalidFieldError
-from headwater_core.events import Event, EventType, Subject, SubjectKind, check_attributes, check_event, check_id
-from headwater_core.histories import HistoryEvent
+from headwater_core.events import (
+    Event,
+    EventType,
+    HistoryEvent,
+    Subject,
+    SubjectKind,
+    check_attributes,
+    check_event,
+    check_id,
+)
 from headwater_server.convert import to_event, to_time_us
 from headwater_server.errors import NotBuiltError
 from headwater_server.filters import ItemFilter

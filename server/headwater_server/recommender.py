@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from headwater_core.errors import DatabaseUnavailableError
-from headwater_core.histories import HistoryEvent
+from headwater_core.events import HistoryEvent
 from headwater_core.shards import Vectors
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
@@ -29,11 +28,15 @@ NEVER_AGAIN = frozenset({"dislike", "hide"})
 _CONTEXT_EVENT = "view"
 _DIVERSITY_POOL = 5
 """Candidates per place among which variety is looked for."""
+_INLINE_ITEMS = 20_000
+"""Searching so few items takes well under a millisecond."""
 _REASONS = {
     TOWER: "close to what you did lately",
     POPULAR: "popular now",
     FRESH: "new, and close to what you did lately",
 }
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +131,15 @@ class Recommender:
             interests = generation.items.no_interests()
         wanted = query.page_size + 1  # one more tells whether there is a next page
         pool = wanted * (_DIVERSITY_POOL if query.diversity > 0.0 else 1)
-        found = await self._run_in_compute(self._retrieve, generation, interests, pool, item_filter)
+        found = await self._compute(generation, self._retrieve, generation, interests, pool, item_filter)
         personal = [Candidate(item.item_id, item.score, FRESH if item.is_fresh else TOWER) for item in found]
-        slate = make_slate(personal, list(self._popular(item_filter, pool)), pool)
+        slate = make_slate(personal, self._popular(item_filter), pool)
         if query.diversity > 0.0:
             slate = self._diversified(generation, slate, query.diversity, wanted)
         has_more = len(slate) > query.page_size
         slate = slate[: query.page_size]
         if generation.items.fresh_count and len(interests):
-            fresh = await self._run_in_compute(self._fitting_fresh, generation, interests, item_filter)
+            fresh = await self._compute(generation, self._fitting_fresh, generation, interests, item_filter)
             slate = place_fresh(slate, fresh, self._fresh_every)
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
@@ -198,6 +201,13 @@ class Recommender:
         """Why a candidate is there, for a person to read."""
         return [_REASONS[candidate.source]]
 
+    async def _compute(self, generation: ServingGeneration, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Run here what takes less time than two threads take to hand it over, else on the compute threads."""
+        if generation.items.item_count <= _INLINE_ITEMS:
+            return call(*arguments)
+        found: Result = await self._run_in_compute(call, *arguments)
+        return found
+
     def _generation(self, query: RecommendQuery) -> ServingGeneration:
         if query.generation:
             return self._generations.by_number(query.generation)
@@ -236,17 +246,16 @@ class Recommender:
             k,
             lambda item_id: item_filter.passes(items.get(item_id), now_us),
             only,
-            len(item_filter.excluded),
+            item_filter.excluded,
         )
 
-    def _popular(self, item_filter: ItemFilter, k: int) -> Iterator[Candidate]:
+    def _popular(self, item_filter: ItemFilter) -> Iterator[Candidate]:
         now_us = self._now_us()
-        passing = (
+        return (
             Candidate(item_id, self._popularity.score(item_id), POPULAR)
             for item_id in self._popularity.ranking()
             if item_filter.passes(self._view.items.get(item_id), now_us)
         )
-        return itertools.islice(passing, k)
 
     def _fitting_fresh(
         self, generation: ServingGeneration, interests: Vectors, item_filter: ItemFilter

@@ -24,7 +24,7 @@ from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
 from headwater_core.features import FeatureStore
-from headwater_core.feedback_log import FeedbackLog, subject_hash
+from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.impressions import ImpressionLog
 from headwater_core.registry import GenerationRegistry
 from headwater_core.text import CachedTextEncoder, TextEncoder
@@ -41,9 +41,9 @@ from headwater_server.recommender import Recommender
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
-from headwater_server.user_states import Loaded, UserState, UserStates
+from headwater_server.user_states import UserState, UserStates
 
-STATE_HISTORY_LENGTH = 500
+STATE_HISTORY_LENGTH = 200
 """Events kept of a history; a generation's towers read its last `history_length` of them."""
 _WARM_UP_HISTORIES = 64
 _POPULARITY_HALF_LIVES = 4
@@ -244,13 +244,9 @@ class Rooms:
     async def _stored_features(self, encoder: str, hashes: Sequence[bytes]) -> Features:
         return await self.in_database(self._features.get, encoder, hashes)
 
-    async def _load_state(self, subject: Subject) -> Loaded:
-        def read() -> Loaded:
-            head = self.log.head()  # first: everything up to it is in what is read next
-            owner = self.log.resolve(subject)  # another server may have linked the visitor a moment ago
-            return Loaded(self.log.history(owner, STATE_HISTORY_LENGTH), self.log.seen_item_ids(owner), head)
-
-        return await self.in_database(read)
+    async def _load_state(self, subject: Subject) -> Recollection:
+        left_out = [name for name, event_type in self.event_types.items() if not event_type.in_history]
+        return await self.in_database(self.log.recall, subject, STATE_HISTORY_LENGTH, left_out)
 
     def _newest_erasure(self) -> int:
         number = 0

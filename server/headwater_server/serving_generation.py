@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
-from headwater_core.histories import HistoryEvent, TextFeatures, collate, tokens
+from headwater_core.histories import TextFeatures, collate, tokens
 from headwater_core.manifest import Manifest
 from headwater_core.shards import Vectors
 from headwater_core.towers import ItemTextTower, JointHeads, TowerConfig, UserTower, load_state

@@ -15,13 +15,13 @@ class ServerSettings(CoreSettings):
     port: int = Field(default=8980, ge=0, le=65535)
     """The gRPC port; 0 takes a free one."""
     metrics_port: int | None = Field(default=8981, ge=0, le=65535)
-    """The HTTP port of /metrics; 0 takes a free one, `None` (an empty variable) serves none."""
+    """The HTTP port of /metrics; 0 takes a free one, none (an empty variable) serves none."""
     max_in_flight: int = Field(default=512, ge=1)
     """Calls answered at once; more are refused with RESOURCE_EXHAUSTED and a hint when to try again."""
     retry_after_ms: int = Field(default=100, ge=1)
-    """That hint."""
-    tail_interval_ms: int = Field(default=20, ge=1)
-    """How often the log is read for events of other servers, and the catalogue for their changes."""
+    """The hint, when to try again."""
+    tail_interval_ms: int = Field(default=40, ge=1)
+    """How often the database is asked whether other processes wrote anything."""
     label_interval_ms: int = Field(default=200, ge=10)
     """How often the labels are read for new generations."""
     lease_ttl_s: float = Field(default=30.0, gt=0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,20 +23,22 @@ class Candidate:
     source: str
 
 
-def make_slate(personal: Sequence[Candidate], popular: Sequence[Candidate], size: int) -> list[Candidate]:
+def make_slate(personal: Sequence[Candidate], popular: Iterable[Candidate], size: int) -> list[Candidate]:
     """The best personal candidates, filled up with popular ones when they are too few.
 
     Args:
         personal: scored for the user, best first.
-        popular: best first; their scores are replaced by ones below every personal score, in the same order.
+        popular: best first, read only as far as needed; their scores are replaced by ones below every personal score,
+            in the same order.
         size: how many at most.
     """
     slate = list(personal[:size])
     taken = {candidate.item_id for candidate in slate}
     floor = min((candidate.score for candidate in slate), default=0.0)
-    for rank, candidate in enumerate(candidate for candidate in popular if candidate.item_id not in taken):
-        if len(slate) >= size:
-            break
+    if len(slate) == size:
+        return slate
+    filling = (candidate for candidate in popular if candidate.item_id not in taken)
+    for rank, candidate in enumerate(itertools.islice(filling, size - len(slate))):
         slate.append(Candidate(candidate.item_id, floor - 1.0 - 0.01 * rank if personal else candidate.score, POPULAR))
     return slate
 

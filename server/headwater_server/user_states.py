@@ -15,18 +15,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headwater_core.errors import DatabaseUnavailableError
-from headwater_core.events import EventType, LoggedEvent, Subject, SubjectKind
-from headwater_core.histories import HistoryEvent, history_event
+from headwater_core.events import EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
+from headwater_core.feedback_log import Recollection
 from headwater_core.shards import Vectors
-
-
-class Loaded(NamedTuple):
-    """What SQL knows of a subject."""
-
-    history: list[LoggedEvent]
-    seen_item_ids: set[str]
-    head: int
-    """The log's head before the reading: everything up to it is in."""
 
 
 class KeptInterests(NamedTuple):
@@ -69,7 +60,7 @@ class UserStates:
 
     def __init__(
         self,
-        load: Callable[[Subject], Awaitable[Loaded]],
+        load: Callable[[Subject], Awaitable[Recollection]],
         event_types: Callable[[], Mapping[str, EventType]],
         *,
         history_length: int,
@@ -187,11 +178,10 @@ class UserStates:
             loaded = await self._load(subject)
             if not load.outdated:
                 break
-        history = [history_event(logged) for logged in loaded.history]
         state = UserState(
-            history=history[-self._history_length :],
+            history=loaded.history[-self._history_length :],
             seen_item_ids=loaded.seen_item_ids,
-            version=max((event.position for event in history), default=0),
+            version=max((event.position for event in loaded.history), default=0),
             complete_to=loaded.head,
         )
         for logged in load.applied_meanwhile:

@@ -18,7 +18,7 @@ from headwater_core import visitor_links
 from headwater_core.database import Database, advance
 from headwater_core.errors import ConflictError
 from headwater_core.event_types import EventTypes
-from headwater_core.events import Event, EventType, LoggedEvent, Subject, SubjectKind
+from headwater_core.events import Event, EventType, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import (
     AppendOutcome,
     AppendResult,
@@ -280,13 +280,20 @@ class TestHistory:
         assert log.history(ANN, 10) == []
         assert log.version(COOKIE) == 0
 
-    def test_seen_items_reach_back_to_the_beginning(self, log: FeedbackLog) -> None:
-        """Every item of the history counts, linked visitors' too, without searches and impressions."""
+    @pytest.mark.parametrize("limit", [1, 10])
+    def test_recalling_reads_all_that_an_answer_needs(self, log: FeedbackLog, limit: int) -> None:
+        """The newest events, the head, and every item of the whole history, without searches and impressions."""
         log.append([click("a", item_id="one"), click("b", "", visitor_id="cookie", item_id="two")], NOW_US)
         log.append([click("c", visitor_id="cookie", item_id="one")], NOW_US)
         log.append([click("d", event_type="impression", item_id="shown")], NOW_US)
         log.append([click("e", event_type="search", item_id="", query="words")], NOW_US)
-        assert log.seen_item_ids(ANN) == {"one", "two"}
+        for subject in (ANN, COOKIE):  # the visitor is linked: its user's history is its own
+            recalled = log.recall(subject, limit, ["impression"])
+            whole = [history_event(logged) for logged in log.history(ANN, 10)]
+            assert recalled.history == whole[-limit:]
+            assert recalled.seen_item_ids == {"one", "two"}
+            assert recalled.head == log.head() == 5
+        assert log.recall(Subject(SubjectKind.USER, "nobody"), limit, []) == (5, [], set())
 
     # SQLite alone: PostgreSQL's plan depends on the table's size.
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -303,7 +310,7 @@ class TestHistory:
             log.history(ANN, 10)
             log.version(ANN)
             log.list_events(EventQuery(subject=ANN), 0, 10)
-            log.seen_item_ids(ANN)
+            log.recall(ANN, 1, ["impression"])
             log.delete_subject(ANN)
         finally:
             sqlalchemy.event.remove(Engine, "before_cursor_execute", remember)
@@ -314,7 +321,7 @@ class TestHistory:
                 for sql, parameters in asked
             ]
         by_index = "ix_events_history (tenant=? AND subject_kind=? AND subject_id=?"
-        assert len(plans) == 10
+        assert len(plans) == 11
         assert all(by_index in plan for plan in plans), plans
         assert not any("TEMP B-TREE" in plan for plan in plans[:4]), plans
 

@@ -30,8 +30,8 @@ def test_a_killed_updater_resumes_and_learns_every_event_once(world: World) -> N
     chance = random.Random(7)
     for _ in range(KILLS):
         world.installation.start_updater()
-        # From before it leads to the middle of publishing; the next one waits for the dead one's lease.
-        moment = time.monotonic() + chance.uniform(2.0, 8.0)
+        # Anywhere in learning and publishing, which go on all the time; the next one waits for the dead one's lease.
+        moment = time.monotonic() + chance.uniform(0.2, 4.0)
         while time.monotonic() < moment:
             world.like(5)
             time.sleep(0.05)

@@ -15,6 +15,10 @@ from grpc_tools import protoc
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from headwater_core.settings import CoreSettings
+from headwater_server.settings import ServerSettings
+from headwater_updater.settings import UpdaterSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE_ROOTS = ("protos", "core", "server", "updater", "client", "tests", "examples", "benchmarks")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "docs/adr/README.md")
@@ -192,3 +196,12 @@ def _enum_parts(
     yield path, name
     for index, value in enumerate(enum.value):
         yield (*path, values, index), f"{name}.{value.name}"
+
+
+@pytest.mark.parametrize("settings", [ServerSettings, UpdaterSettings])
+def test_the_readme_lists_every_setting_with_its_default(settings: type[CoreSettings]) -> None:
+    """An operator finds each environment variable in the README, with the default that the code has."""
+    readme = (ROOT / "README.md").read_text()
+    for name, field in settings.model_fields.items():
+        default = "none" if field.default is None else str(getattr(field.default, "value", field.default))
+        assert f"| `HEADWATER_{name.upper()}` | `{default}` |" in readme, name

@@ -9,8 +9,8 @@ import structlog
 
 from headwater_core.cleaning import Cleaner, count_by_rule
 from headwater_core.errors import NotFoundError
-from headwater_core.events import Subject
-from headwater_core.histories import HistoryEvent, fit_vocabulary, history_event
+from headwater_core.events import HistoryEvent, Subject, history_event
+from headwater_core.histories import fit_vocabulary
 from headwater_core.towers import TowerConfig
 from headwater_updater.catalogue_feed import follow
 from headwater_updater.learner import Learner, Progress

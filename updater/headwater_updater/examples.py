@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater_core.histories import HistoryEvent, HistoryTensors, TextFeatures, TokenSequence, collate
+from headwater_core.events import HistoryEvent
+from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate
 from headwater_core.towers import TowerConfig
 
 

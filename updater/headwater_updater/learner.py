@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater_core.histories import HistoryEvent, TextFeatures, TokenSequence, collate, tokens
+from headwater_core.events import HistoryEvent
+from headwater_core.histories import TextFeatures, TokenSequence, collate, tokens
 from headwater_core.towers import ItemTower, JointHeads, UserTower
 from headwater_updater import checkpoint
 from headwater_updater.co_visitation import co_visitation_vectors

@@ -6,8 +6,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headwater_core.events import EventType
-from headwater_core.histories import HistoryEvent
+from headwater_core.events import EventType, HistoryEvent
 from headwater_core.towers import TowerConfig
 
 _REPEAT_SHARE = 0.02

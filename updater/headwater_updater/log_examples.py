@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from headwater_core.cleaning import Cleaner
-from headwater_core.events import EventType, LoggedEvent, Subject, SubjectKind
+from headwater_core.events import EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import EventQuery, FeedbackLog
-from headwater_core.histories import HistoryEvent, history_event
 from headwater_updater.examples import Example
 from headwater_updater.replay import ReplayRef
 

@@ -36,9 +36,9 @@ class UpdaterSettings(CoreSettings):
     replay_capacity: int = Field(default=10_000, ge=2, le=1_000_000)
     """Earlier events that are remembered for learning them again."""
     replay_ratio: float = Field(default=4.0, ge=0, le=100)
-    """Earlier events mixed into a round for each new one …"""
+    """Earlier events mixed into a round for each new one."""
     replay_limit: int = Field(default=128, ge=0, le=10_000)
-    """… and how many of them at most: each costs a look into the log."""
+    """Earlier events of a round, at most: each costs a look into the log."""
     prequential_window: int = Field(default=1000, ge=1)
     """Over how many of the latest targets the score-then-learn metrics are."""
 
@@ -49,16 +49,20 @@ class UpdaterSettings(CoreSettings):
     bootstrap_epochs: int = Field(default=20, ge=1)
     """The most passes over the log that the first training may take."""
     seed: int = Field(default=0, ge=0)
+    """Fixes what chance decides in training; by epochs alone the whole result."""
 
     dimension: int = Field(default=64, ge=4, le=4096)
     """Length of item and interest vectors."""
     n_layers: int = Field(default=2, ge=1, le=48)
+    """Of the user tower's encoder."""
     n_heads: int = Field(default=2, ge=1, le=64)
+    """Attention heads of a layer."""
     n_interests: int = Field(default=2, ge=1, le=32)
+    """How many vectors describe one user."""
     history_length: int = Field(default=100, ge=1, le=8192)
     """How many of a user's latest events the user tower reads."""
 
-    index_kind: IndexKind = IndexKind.SQ8
+    index_kind: IndexKind = IndexKind.FLAT
     """How base shards are searched; results are re-scored exactly in any case."""
     shard_items: int = Field(default=250_000, ge=1)
     """Items in one base shard, at most."""

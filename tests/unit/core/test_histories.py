@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from headwater_core.events import Event, LoggedEvent
-from headwater_core.histories import (
-    FIRST_GAP,
-    MAX_ABS_VALUE,
-    HistoryEvent,
-    collate,
-    fit_vocabulary,
-    gap_buckets,
-    history_event,
-    tokens,
-)
+from headwater_core.events import Event, HistoryEvent, LoggedEvent, history_event
+from headwater_core.histories import FIRST_GAP, MAX_ABS_VALUE, collate, fit_vocabulary, gap_buckets, tokens
 from headwater_core.towers import TowerConfig
 
 CONFIG = TowerConfig(

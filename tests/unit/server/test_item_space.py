@@ -119,7 +119,7 @@ def test_similar_items_are_ranked_by_cosine(space: ItemSpace) -> None:
 
 
 def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: ItemSpace) -> None:
-    """Among the generation's best by cosine it fits; pointing elsewhere or refused it does not; nobody has interests."""
+    """It fits among the best by cosine; one that points elsewhere or is refused does not, and nobody fits nobody."""
     newer = space.with_fresh(["near", "far"], vectors((0.001,), (0.0, 9.0)))
     assert [item.item_id for item in newer.fitting_fresh(ONE, 0.5, everything)] == ["near"]
     assert newer.fitting_fresh(ONE, 0.5, without("near")) == []

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater_core.errors import DatabaseUnavailableError
-from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, LoggedEvent, Subject, SubjectKind
-from headwater_server.user_states import Loaded, UserState, UserStates
+from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, LoggedEvent, Subject, SubjectKind, history_event
+from headwater_core.feedback_log import Recollection
+from headwater_server.user_states import UserState, UserStates
 
 DEADLINE_S = 20
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -58,7 +59,7 @@ class Log:
         ]
         return sorted(mine, key=lambda logged: (logged.event.event_time_us or 0, logged.position))
 
-    async def load(self, subject: Subject) -> Loaded:
+    async def load(self, subject: Subject) -> Recollection:
         self.loads += 1
         if self.is_away:
             raise DatabaseUnavailableError("away")
@@ -70,7 +71,8 @@ class Log:
             await asyncio.sleep(0)
         if self.gate is not None:
             await self.gate.wait()
-        return Loaded(mine[-LENGTH:], {logged.event.item_id for logged in mine}, head)
+        history = [history_event(logged) for logged in mine[-LENGTH:]]
+        return Recollection(head, history, {logged.event.item_id for logged in mine})
 
 
 def store(log: Log, capacity: int = 100) -> UserStates:

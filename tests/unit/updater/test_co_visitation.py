@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from headwater_core.histories import HistoryEvent, TokenSequence, tokens
+from headwater_core.events import HistoryEvent
+from headwater_core.histories import TokenSequence, tokens
 from headwater_core.towers import TowerConfig
 from headwater_updater.co_visitation import co_visitation_vectors
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from headwater_core.errors import ArtifactError
-from headwater_core.events import BUILT_IN_EVENT_TYPES
-from headwater_core.histories import HistoryEvent, fit_vocabulary
+from headwater_core.events import BUILT_IN_EVENT_TYPES, HistoryEvent
+from headwater_core.histories import fit_vocabulary
 from headwater_core.towers import TowerConfig, save_state
 from headwater_updater.examples import Example
 from headwater_updater.learner import Learner, Progress
