@@ -1,4 +1,7 @@
-"""The command `headwater-updater`: `run` the daemon, `bootstrap` the first generation, ask for the `status`."""
+"""The command `headwater-updater`: `run` the daemon, `bootstrap` the first generation, ask for the `status`.
+
+`evaluate` and `rank` measure the product on files and need no database; they are in `evaluation.commands`.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from headwater_core.errors import ConflictError, HeadwaterError
 from headwater_core.logs import configure_logs
 from headwater_updater.bootstrap import OnProgress
 from headwater_updater.daemon import Updater
+from headwater_updater.evaluation.commands import evaluate, rank
 from headwater_updater.lease import Leadership, holder_name, now_us
 from headwater_updater.metrics import MetricsServer, UpdaterMetrics
 from headwater_updater.publisher import STABLE
@@ -181,3 +185,7 @@ def _show(found: Status, *, as_json: bool) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)
+
+
+for command in (evaluate, rank):
+    main.command()(_errors_shown()(command))

@@ -1,0 +1,1 @@
+"""Measures the product on files of events: reads, splits, trains, ranks, scores."""
