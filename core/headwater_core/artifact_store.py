@@ -17,7 +17,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,10 @@ class ArtifactStore:
         if self._local or self._cache_dir is None or not self._cache_dir.is_dir():
             return 0
         kept = {entry.sha256 for entry in keep}
-        gone = [path for path in self._cache_dir.iterdir() if len(path.name) == 64 and path.name not in kept]
-        for path in gone:
-            path.unlink(missing_ok=True)
+        with self._failures("trim", str(self._cache_dir)):
+            gone = [path for path in self._cache_dir.iterdir() if len(path.name) == 64 and path.name not in kept]
+            for path in gone:
+                path.unlink(missing_ok=True)
         return len(gone)
 
     # --- manifests
@@ -125,7 +127,7 @@ class ArtifactStore:
         path = self._manifest_path(number)
         if manifest.number != number or manifest.tenant != self._tenant:
             raise ArtifactError("write", path, f"is generation {manifest.number} of tenant {manifest.tenant}")
-        if self._fs.exists(path):
+        if self._exists(path):
             raise ArtifactError("write", path, "exists; a generation is never changed")
         for name, entry in manifest.files.items():
             if not self._present(self._blob_path(entry), entry.bytes):
@@ -148,7 +150,7 @@ class ArtifactStore:
         """The numbers of all stored generations, ascending."""
         folders = (Path(path).name for path in self._list("generations"))
         numbers = sorted(int(name) for name in folders if name.isascii() and name.isdigit())
-        return [number for number in numbers if self._fs.exists(self._manifest_path(number))]
+        return [number for number in numbers if self._exists(self._manifest_path(number))]
 
     def delete_generation(self, number: int) -> None:
         """Remove a generation's manifest; its blobs go with the next collect_garbage."""
@@ -196,7 +198,7 @@ class ArtifactStore:
             ArtifactError: when the mirror is damaged.
         """
         path = self._label_path(label)
-        if not self._fs.exists(path):
+        if not self._exists(path):
             return None
         try:
             number = json.loads(self._read(path, _MAX_LABEL_BYTES))["generation"]
@@ -217,60 +219,90 @@ class ArtifactStore:
     def _label_path(self, label: str) -> str:
         return f"{self._root}/labels/{label}.json"
 
+    @contextmanager
+    def _failures(self, operation: str, path: str) -> Iterator[None]:
+        """The one place where a file system's errors become ours; FileNotFoundError is for the caller to judge."""
+        try:
+            yield
+        except (ArtifactError, FileNotFoundError):
+            raise
+        except OSError as error:
+            raise ArtifactError(operation, path, str(error)) from error
+        except Exception as error:
+            # A remote store's client has errors of its own: no credentials, no such endpoint, a request refused.
+            if self._local:
+                raise
+            raise ArtifactError(operation, path, f"{type(error).__name__}: {error}") from error
+
+    def _exists(self, path: str) -> bool:
+        with self._failures("look for", path):
+            return bool(self._fs.exists(path))
+
     def _present(self, path: str, size: int) -> bool:
         try:
-            return bool(self._fs.info(path)["size"] == size)
+            with self._failures("look for", path):
+                return bool(self._fs.info(path)["size"] == size)
         except FileNotFoundError:
             return False
 
     def _refresh(self, path: str, content: Path | bytes) -> None:
         """Make a blob young again, so that no collector takes it before its new manifest is written."""
         if self._local:
-            os.utime(path)
+            try:
+                with self._failures("touch", path):
+                    os.utime(path)
+            except FileNotFoundError:  # a collector was faster
+                self._write(path, content)
         elif self._is_older(path, time.time() - DEFAULT_GRACE_S / 2):
             self._write(path, content)
 
     def _write(self, path: str, content: Path | bytes) -> None:
         try:
-            if self._local:
-                _write_durably(Path(self._root, "tmp"), Path(path), content)
-            elif isinstance(content, Path):
-                self._fs.put_file(str(content), path)
-            else:
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(path, content)
-        except OSError as error:
+            with self._failures("write", path):
+                if self._local:
+                    _write_durably(Path(self._root, "tmp"), Path(path), content)
+                elif isinstance(content, Path):
+                    self._fs.put_file(str(content), path)
+                else:
+                    self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+                    self._fs.pipe_file(path, content)
+        except FileNotFoundError as error:
             raise ArtifactError("write", path, str(error)) from error
 
     def _read(self, path: str, max_bytes: int) -> bytes:
         try:
-            with self._fs.open(path, "rb") as file:
+            with self._failures("read", path), self._fs.open(path, "rb") as file:
                 return bytes(file.read(max_bytes))
-        except OSError as error:
-            raise ArtifactError("read", path, "is missing" if not self._fs.exists(path) else str(error)) from error
+        except FileNotFoundError as error:
+            raise ArtifactError("read", path, "is missing") from error
 
     def _list(self, folder: str) -> list[str]:
-        self._fs.invalidate_cache()
+        path = f"{self._root}/{folder}"
         try:
-            return [str(path) for path in self._fs.ls(f"{self._root}/{folder}", detail=False)]
+            with self._failures("list", path):
+                self._fs.invalidate_cache()
+                return [str(each) for each in self._fs.ls(path, detail=False)]
         except FileNotFoundError:
             return []
 
     def _is_older(self, path: str, than_s: float) -> bool:
         try:
-            return bool(self._fs.modified(path).timestamp() <= than_s)
+            with self._failures("look at", path):
+                return bool(self._fs.modified(path).timestamp() <= than_s)
         except FileNotFoundError:
             return False
 
     def _remove(self, path: str) -> None:
         try:
-            self._fs.rm(path, recursive=True)
+            with self._failures("remove", path):
+                self._fs.rm(path, recursive=True)
         except FileNotFoundError:
             _log.debug("artifact_gone_already", path=path)
 
     def _fetch(self, path: str, entry: FileEntry) -> Path:
         assert self._cache_dir is not None
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
+        with self._failures("make", str(self._cache_dir)):
+            self._cache_dir.mkdir(parents=True, exist_ok=True)
         copy = self._cache_dir / entry.sha256
         if copy.exists():
             try:
@@ -281,11 +313,12 @@ class ArtifactStore:
                 return copy
         partial = self._cache_dir / f"partial-{uuid.uuid4().hex}"
         try:
-            self._fs.get_file(path, str(partial))
-            _verify(partial, entry, shown=path)
-            partial.replace(copy)
-        except OSError as error:
-            raise ArtifactError("read", path, str(error)) from error
+            with self._failures("read", path):
+                self._fs.get_file(path, str(partial))
+                _verify(partial, entry, shown=path)
+                partial.replace(copy)
+        except FileNotFoundError as error:
+            raise ArtifactError("read", path, "is missing") from error
         finally:
             partial.unlink(missing_ok=True)
         return copy

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy
+import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, Table, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, event, exc, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
 from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
@@ -31,12 +32,28 @@ POOL_TIMEOUT_S = 10
 CHUNK = 1_000
 """How many values go into one IN list: both databases limit the parameters of a statement."""
 
+STATEMENT_TIMEOUT_S = 30
+"""No statement but a migration's may run longer on PostgreSQL."""
+
+# A host that is gone without a word is noticed within some 25 s by an idle connection, 10 s by one that has sent.
+_CONNECTION_LIMITS = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+}
+# SQLSTATEs: connection exceptions, a server going down or coming up, one that has become read-only.
+_OUTAGES = ("08", "57P", "25006")
+
 # Any number will do, so long as every release takes the same one.
 _MIGRATION_LOCK_KEY = 0x68656164
 # Alembic keeps the environment it runs in in module globals: one migration at a time in a process.
 _one_migration = threading.Lock()
 
 _WRITES = "headwater_writes"
+_log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 
@@ -100,6 +117,7 @@ class Database:
             connection = connection.execution_options(**{_WRITES: True})
             with connection.begin():
                 if not self.is_sqlite:
+                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                     connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_MIGRATION_LOCK_KEY)))
                 config = Config()
                 config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -188,6 +206,7 @@ def _sqlite_engine(url: URL) -> Engine:
     engine = sqlalchemy.create_engine(
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S},
+        hide_parameters=True,  # an error's text must not carry what callers wrote
         pool_size=8,
         max_overflow=24,
         pool_timeout=POOL_TIMEOUT_S,
@@ -213,7 +232,8 @@ def _postgresql_engine(url: URL) -> Engine:
         url,
         # The stores rely on every statement seeing what was committed before it, whatever the server's default is.
         isolation_level="READ COMMITTED",
-        connect_args={} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args={name: value for name, value in _CONNECTION_LIMITS.items() if name not in url.query},
+        hide_parameters=True,  # an error's text must not carry what callers wrote
         pool_pre_ping=True,
         pool_size=8,
         max_overflow=24,
@@ -226,7 +246,15 @@ def _postgresql_engine(url: URL) -> Engine:
         # A plan made while a table was small must not be kept when it is large: looking up a batch's ids would take
         # seconds.
         connection.execute("SET plan_cache_mode = force_custom_plan")
+        connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
         connection.commit()
+
+    @event.listens_for(engine, "handle_error")
+    def recognise_outage(context: ExceptionContext) -> None:
+        # After a failover the old server still answers, only not as wanted: its connections must go.
+        state = getattr(context.original_exception, "sqlstate", None) or ""
+        if state.startswith(_OUTAGES):
+            context.is_disconnect = True
 
     return engine
 
@@ -239,13 +267,19 @@ def _unavailable() -> Iterator[None]:
     except (exc.OperationalError, exc.InterfaceError) as error:
         if _is_mistake(error.orig):
             raise
-        raise DatabaseUnavailableError(f"the database cannot be reached: {error.orig}") from error
+        raise _outage(error) from error
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise
-        raise DatabaseUnavailableError(f"the database cannot be reached: {error.orig}") from error
+        raise _outage(error) from error
     except exc.TimeoutError as error:
         raise DatabaseUnavailableError(f"no connection was free for {POOL_TIMEOUT_S} s") from error
+
+
+def _outage(error: exc.DBAPIError) -> DatabaseUnavailableError:
+    """What callers are told; hosts, users and statements are for the log alone."""
+    _log.warning("database_unavailable", reason=str(error.orig))
+    return DatabaseUnavailableError("the database cannot be reached")
 
 
 def _is_mistake(error: BaseException | None) -> bool:

@@ -12,6 +12,8 @@ from headwater_core.errors import InvalidFieldError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, check_event_type
 from headwater_core.schema import event_types
 
+MAX_TYPES = 500
+"""How many types a tenant may have, the built-in ones included: each is a part of the model."""
 REVISION = "event_types_revision"
 """The counter that every change advances."""
 
@@ -32,7 +34,7 @@ class EventTypes:
         """Register types, or change how registered ones (built-in ones too) are understood; the last of a name wins.
 
         Raises:
-            InvalidFieldError: `event_types[i].…`; nothing is written then.
+            InvalidFieldError: `event_types[i].…`, or there would be too many; nothing is written then.
         """
         for index, event_type in enumerate(types):
             _check(event_type, f"event_types[{index}]")
@@ -40,26 +42,32 @@ class EventTypes:
         if not rows:
             return
         with self._database.write() as connection:
+            self._make_room(connection, [row["name"] for row in rows], "event_types")
             statement = insert(connection, event_types)
             changed = {name: statement.excluded[name] for name in rows[0] if name not in ("tenant", "name")}
             connection.execute(statement.on_conflict_do_update(index_elements=["tenant", "name"], set_=changed), rows)
-            advance(connection, self._tenant, REVISION, 1)
 
     def register_missing(self, names: Iterable[str]) -> list[str]:
         """Register the names that are not yet, with the defaults of EventType; gives those, sorted.
 
         Raises:
-            InvalidFieldError: a name cannot be an event type's; nothing is written then.
+            InvalidFieldError: a name cannot be an event type's, or there would be too many; nothing is written then.
         """
         missing = sorted(set(names) - self.all().keys())
         for name in missing:
             _check(EventType(name), "event_type")
         if missing:
             with self._database.write() as connection:
+                self._make_room(connection, missing, "event_type")
                 rows = [self._row(EventType(name)) for name in missing]
                 connection.execute(insert(connection, event_types).on_conflict_do_nothing(), rows)
-                advance(connection, self._tenant, REVISION, 1)
         return missing
+
+    def _make_room(self, connection: Connection, names: Iterable[str], field: str) -> None:
+        # Counted up first: nobody else registers types until this transaction ends.
+        advance(connection, self._tenant, REVISION, 1)
+        if len(registered(connection, self._tenant).keys() | set(names)) > MAX_TYPES:
+            raise InvalidFieldError(field, f"would be too many: at most {MAX_TYPES} types can be registered")
 
     def _row(self, event_type: EventType) -> dict[str, Any]:
         return {

@@ -24,7 +24,8 @@ from headwater_core.events import Event, HistoryEvent, LoggedEvent, Subject, Sub
 from headwater_core.schema import erasures, event_ids, events, impressions, rejections
 
 _POSITION = "log_position"
-_ERASURE = "erasure_number"
+ERASURE = "erasure_number"
+"""The counter of erasures; who holds it to the commit sees all of them, and none comes in between."""
 _NEWEST_FIRST = (events.c.event_time_us.desc(), events.c.position.desc())
 _HISTORY_COLUMNS = [events.c[name] for name in HistoryEvent._fields]
 
@@ -160,6 +161,15 @@ class FeedbackLog:
         """At most `limit` events after `position`, in the order of their positions."""
         return self.list_events(EventQuery(), position, limit)
 
+    def read_at(self, positions: Sequence[int]) -> list[LoggedEvent]:
+        """The events at these positions, in the order in which they are named; erased ones are left out."""
+        found: dict[int, LoggedEvent] = {}
+        with self._database.read() as connection:
+            for chunk in chunks(dict.fromkeys(positions)):
+                statement = select(events).where(events.c.tenant == self._tenant, events.c.position.in_(chunk))
+                found.update((row.position, from_row(row)) for row in connection.execute(statement))
+        return [found[position] for position in positions if position in found]
+
     def list_events(self, query: EventQuery, after_position: int, limit: int) -> list[LoggedEvent]:
         """At most `limit` events that match, after `after_position`, in the order of their positions."""
         place = events.c.position if query.subject is None else _by_subject_first(events.c.position)
@@ -277,6 +287,9 @@ class FeedbackLog:
             if owner != subject:
                 raise ConflictError("the visitor is linked to a user: erase the user")
             group = visitor_links.group(connection, self._tenant, subject)
+            # Before anything goes: an impression is written under the counter's lock, so either it is deleted here or
+            # it finds the record and is not written.
+            self._record_erasures(connection, set(group), position, now_us, is_whole=True)
             events_deleted = impressions_deleted = 0
             for each in group:
                 own_events = delete(events).where(of(self._tenant, each))
@@ -289,7 +302,6 @@ class FeedbackLog:
                 impressions_deleted += connection.execute(own_impressions).rowcount
             if subject.kind is SubjectKind.USER:
                 visitor_links.remove(connection, self._tenant, subject.id)
-            self._record_erasures(connection, set(group), position, now_us, is_whole=True)
             return Erasure(events_deleted, impressions_deleted, [each.id for each in group[1:]])
 
     def erasures_after(self, number: int, limit: int = 1_000) -> list[ErasureRecord]:
@@ -304,14 +316,13 @@ class FeedbackLog:
         with self._database.read() as connection:
             return [ErasureRecord(*row) for row in connection.execute(statement)]
 
-    def prune_event_ids(self, before_us: int) -> int:
-        """Forget the ids of events received before `before_us`, so that they may be used again; gives how many."""
+    def prune_event_ids(self, before_us: int, limit: int) -> int:
+        """Forget at most `limit` ids of events received before `before_us`: they may be used again. How many went."""
+        ours = event_ids.c.tenant == self._tenant
+        oldest = select(event_ids.c.event_id).where(ours, event_ids.c.received_time_us < before_us).limit(limit)
         with self._database.write() as connection:
             self._lock(connection)
-            statement = delete(event_ids).where(
-                event_ids.c.tenant == self._tenant, event_ids.c.received_time_us < before_us
-            )
-            return connection.execute(statement).rowcount
+            return connection.execute(delete(event_ids).where(ours, event_ids.c.event_id.in_(oldest))).rowcount
 
     def reject(self, refused: Sequence[Rejection]) -> None:
         """Record what cleaning refused; of one position the first record stays, so that a replay changes nothing."""
@@ -380,7 +391,7 @@ class FeedbackLog:
     ) -> None:
         if not subjects:
             return
-        first = advance(connection, self._tenant, _ERASURE, len(subjects)) - len(subjects) + 1
+        first = advance(connection, self._tenant, ERASURE, len(subjects)) - len(subjects) + 1
         connection.execute(
             insert(connection, erasures),
             [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.errors import ArtifactError
-from headwater_core.manifest import CHECKPOINT, ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
+from headwater_core.manifest import ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
 from headwater_core.shards import Delta, Retriever, Shard, VectorTable
 
 
@@ -17,7 +17,7 @@ class LoadedGeneration:
 
     manifest: Manifest
     files: dict[str, Path]
-    """Verified local paths of all files but the checkpoint."""
+    """Verified local paths of the files that serving needs."""
     shards: tuple[Shard, ...]
     delta: Delta
     table: VectorTable
@@ -51,7 +51,7 @@ class LoadedGeneration:
             ArtifactError: when a file is missing or damaged, or the parts do not fit together.
         """
         manifest = store.read_manifest(number)
-        files = {name: store.open_blob(entry) for name, entry in manifest.files.items() if name != CHECKPOINT}
+        files = {name: store.open_blob(manifest.files[name]) for name in manifest.served_files}
         shards = tuple(
             Shard.load(files[index_file(name)], files[items_file(name)], manifest.dimension) for name in manifest.shards
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -20,6 +21,9 @@ MAX_ABS_VALUE = 4.0
 
 FIRST_GAP = 0
 """The gap bucket of an event that nothing precedes."""
+
+MAX_VOCABULARY = 1_000
+"""Event types that a model tells apart."""
 
 TextFeatures: TypeAlias = Callable[[Sequence[str]], np.ndarray]
 """Texts → features (n, F); see `headwater_core.text`."""
@@ -162,9 +166,11 @@ def collate(
 
 
 def fit_vocabulary(
-    config: TowerConfig, histories: Iterable[Sequence[HistoryEvent]], registered: Iterable[str] = ()
+    config: TowerConfig, histories: Collection[Sequence[HistoryEvent]], registered: Iterable[str] = ()
 ) -> TowerConfig:
     """The configuration with the event types of these histories and their values' means and deviations.
+
+    Of more than MAX_VOCABULARY types the most frequent are kept; the others read as the unknown type.
 
     Args:
         config: its vocabulary is replaced.
@@ -172,21 +178,19 @@ def fit_vocabulary(
         registered: names of further types, which may turn up later. A type whose values are all alike, or that has
             none, gets deviation 1.
     """
-    count: dict[str, int] = dict.fromkeys(registered, 0)
-    total: dict[str, float] = {}
-    squares: dict[str, float] = {}
+    met = Counter(event.event_type for events in histories for event in events)
+    frequent = sorted({*met, *registered}, key=lambda name: (-met[name], name))[:MAX_VOCABULARY]
+    values: dict[str, list[float]] = {name: [] for name in sorted(frequent)}
     for events in histories:
         for event in events:
-            name = event.event_type
-            count.setdefault(name, 0)
-            if event.value is not None:
-                count[name] += 1
-                total[name] = total.get(name, 0.0) + event.value
-                squares[name] = squares.get(name, 0.0) + event.value**2
-    names = tuple(sorted(count))
-    means = tuple(total.get(name, 0.0) / max(count[name], 1) for name in names)
+            if event.value is not None and event.event_type in values:
+                values[event.event_type].append(event.value)
+    means = tuple(math.fsum(of_type) / max(len(of_type), 1) for of_type in values.values())
     variances = (
-        squares.get(name, 0.0) / max(count[name], 1) - mean**2 for name, mean in zip(names, means, strict=True)
+        math.fsum((value - mean) ** 2 for value in of_type) / max(len(of_type), 1)
+        for of_type, mean in zip(values.values(), means, strict=True)
     )
     stds = tuple(math.sqrt(variance) if variance > 1e-9 else 1.0 for variance in variances)
-    return replace(config, event_types=names, value_mean=means, value_std=stds)
+    most_values = max(values, key=lambda name: len(values[name]), default="")
+    value_type = most_values if values.get(most_values) else ""
+    return replace(config, event_types=tuple(values), value_mean=means, value_std=stds, value_type=value_type)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, delete, func, select
 
-from headwater_core.database import Database, insert
+from headwater_core.database import Database, advance, chunks, insert
 from headwater_core.events import Subject, SubjectKind
-from headwater_core.schema import impressions
+from headwater_core.feedback_log import ERASURE, subject_hash
+from headwater_core.schema import erasures, impressions
 
 
 class ShownItem(NamedTuple):
@@ -48,12 +49,30 @@ class ImpressionLog:
         self._tenant = tenant
 
     def append(self, shown: Sequence[Impression]) -> None:
-        """Write impressions in one commit; a slate that is already written stays as it is."""
+        """Write impressions in one commit; a slate that is already written stays as it is.
+
+        What was shown to a subject that was erased then or later is not written: it comes from an answer that was on
+        its way, or from a replica that had not heard yet.
+        """
         if not shown:
             return
         with self._database.write() as connection:
-            rows = [self._row(impression) for impression in shown]
-            connection.execute(insert(connection, impressions).on_conflict_do_nothing(), rows)
+            advance(connection, self._tenant, ERASURE, 0)  # no erasure comes in between
+            erased_us = self._erasure_times(connection, [each.subject for each in shown if each.subject is not None])
+            rows = [
+                self._row(each)
+                for each in shown
+                if each.subject is None or erased_us.get(each.subject, -1) < each.time_us
+            ]
+            if rows:
+                connection.execute(insert(connection, impressions).on_conflict_do_nothing(), rows)
+
+    def prune(self, before_us: int, limit: int) -> int:
+        """Forget at most `limit` of the impressions shown before `before_us`; how many went."""
+        ours = impressions.c.tenant == self._tenant
+        oldest = select(impressions.c.slate_id).where(ours, impressions.c.time_us < before_us).limit(limit)
+        with self._database.write() as connection:
+            return connection.execute(delete(impressions).where(ours, impressions.c.slate_id.in_(oldest))).rowcount
 
     def get(self, slate_id: str) -> Impression | None:
         """What was shown as that slate; None when it is not known."""
@@ -82,6 +101,19 @@ class ImpressionLog:
         statement = select(func.count()).select_from(impressions).where(impressions.c.tenant == self._tenant)
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
+
+    def _erasure_times(self, connection: Connection, subjects: Collection[Subject]) -> dict[Subject, int]:
+        """When each subject was last erased; those that never were are left out."""
+        of_hash = {subject_hash(subject): subject for subject in subjects}
+        found: dict[Subject, int] = {}
+        for chunk in chunks(of_hash):
+            statement = (
+                select(erasures.c.subject_hash, func.max(erasures.c.erase_time_us))
+                .where(erasures.c.tenant == self._tenant, erasures.c.subject_hash.in_(chunk), erasures.c.is_whole)
+                .group_by(erasures.c.subject_hash)
+            )
+            found.update((of_hash[key], erase_time_us) for key, erase_time_us in connection.execute(statement))
+        return found
 
     def _row(self, impression: Impression) -> dict[str, Any]:
         subject = impression.subject

@@ -86,15 +86,18 @@ class Manifest(_Frozen):
     def _names_its_files(self) -> Self:
         if len(set(self.shards)) != len(self.shards):
             raise ValueError("a shard is listed twice")
-        needed = [*REQUIRED_FILES]
-        for shard in self.shards:
-            needed += [index_file(shard), items_file(shard)]
-        if self.delta is not None:
-            needed.append(items_file(self.delta))
-        missing = [name for name in needed if name not in self.files]
+        missing = [name for name in self.served_files if name not in self.files]
         if missing:
             raise ValueError(f"files lacks {', '.join(missing[:5])}")
         return self
+
+    @property
+    def served_files(self) -> list[str]:
+        """The names of the files that serving needs; what else there is, training resumes from."""
+        needed = [*REQUIRED_FILES]
+        for shard in self.shards:
+            needed += [index_file(shard), items_file(shard)]
+        return needed if self.delta is None else [*needed, items_file(self.delta)]
 
     @property
     def total_bytes(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, func, select, update
 
-from headwater_core.database import Database, advance, chunks, insert
+from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
 from headwater_core.schema import generations, label_history, labels, leases, server_leases
 
@@ -59,6 +59,11 @@ class GenerationRegistry:
         """The next generation's number, from 1; never given twice, so an unused one leaves a gap."""
         with self._database.write() as connection:
             return advance(connection, self._tenant, _NUMBER, 1)
+
+    def last_allocated(self) -> int:
+        """The number that was given last, 0 before the first: every generation begun later has a higher one."""
+        with self._database.read() as connection:
+            return current(connection, self._tenant, _NUMBER)
 
     def record(self, generation: GenerationRecord) -> None:
         """Make a generation known whose manifest is written; recording it again changes nothing.

@@ -109,6 +109,7 @@ erasures = _table(
         _column("erase_time_us", BigInteger),
     ],
     ["number"],
+    Index("ix_erasures_subject", "tenant", "subject_hash"),
 )
 
 rejections = _table(

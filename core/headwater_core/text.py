@@ -7,6 +7,8 @@ original's sha256 when it is loaded. Any other BERT-like model in a local folder
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +51,40 @@ class FeatureCache(Protocol):
     def put(self, encoder: str, features: Mapping[bytes, np.ndarray]) -> None:
         """Keep these."""
         ...
+
+
+class FeatureMemory:
+    """A bounded cache in memory; the features used longest ago go first. Any thread may use it.
+
+    For texts that must not be stored (what people searched for), or where no database should be asked.
+    """
+
+    def __init__(self, capacity: int = 10_000) -> None:
+        """Args: capacity: how many texts' features are kept, at least 1."""
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._features: OrderedDict[tuple[str, bytes], np.ndarray] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many texts' features are kept."""
+        return len(self._features)
+
+    def get(self, encoder: str, hashes: Collection[bytes]) -> dict[bytes, np.ndarray]:
+        """Those of the hashes that are known."""
+        with self._lock:
+            known = [key for key in hashes if (encoder, key) in self._features]
+            for key in known:
+                self._features.move_to_end((encoder, key))
+            return {key: self._features[encoder, key] for key in known}
+
+    def put(self, encoder: str, features: Mapping[bytes, np.ndarray]) -> None:
+        """Keep these."""
+        with self._lock:
+            for key, values in features.items():
+                self._features[encoder, key] = values
+                self._features.move_to_end((encoder, key))
+            while len(self._features) > self._capacity:
+                self._features.popitem(last=False)
 
 
 def text_hash(text: str) -> bytes:

@@ -63,6 +63,8 @@ class TowerConfig:
     value_mean: tuple[float, ...] = ()
     """Per event type, for normalising values; as long as `event_types`."""
     value_std: tuple[float, ...] = ()
+    value_type: str = ""
+    """The event type whose values are told to callers: the one that carries values most often; "" when none does."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work.
@@ -87,6 +89,8 @@ class TowerConfig:
                 raise InvalidFieldError(name, "must hold one finite number for each event type")
         if any(number <= 0 for number in self.value_std):
             raise InvalidFieldError("value_std", "must be above 0")
+        if self.value_type and self.value_type not in self.event_types:
+            raise InvalidFieldError("value_type", "must be one of event_types, or empty")
 
     @property
     def n_types(self) -> int:
@@ -121,6 +125,8 @@ class TowerConfig:
             if not isinstance(entries, list | tuple) or not all(isinstance(entry, kind) for entry in entries):
                 raise InvalidFieldError(name, "must be a list of names" if kind is str else "must be a list of numbers")
             arguments[name] = tuple(entries)
+        if not isinstance(arguments.get("value_type", ""), str):
+            raise InvalidFieldError("value_type", "must be a name")
         return cls(**arguments)
 
 

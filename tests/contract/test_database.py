@@ -8,6 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import sqlalchemy
+from alembic import command
+from alembic.config import Config
 
 from headwater_core import database as database_module
 from headwater_core.database import Database, advance, chunks, current
@@ -47,10 +49,11 @@ def test_counters_of_concurrent_writers_give_each_number_once(database: Database
 def test_a_database_that_is_down_is_unavailable(url: str) -> None:
     """Reading and writing raise DatabaseUnavailableError when there is nothing to connect to."""
     log = FeedbackLog(Database(url))
-    with pytest.raises(DatabaseUnavailableError):
+    with pytest.raises(DatabaseUnavailableError) as told:
         log.head()
+    assert str(told.value) == "the database cannot be reached", "hosts, users and files are for the log alone"
     with pytest.raises(DatabaseUnavailableError):
-        log.prune_event_ids(0)
+        log.prune_event_ids(0, 1)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -65,6 +68,52 @@ def test_a_connection_cut_in_a_transaction_is_unavailable_and_the_next_works(
         advance(connection, "default", "anything", 1)
     with database.write() as connection:
         assert advance(connection, "default", "anything", 1) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_server_that_became_read_only_is_unavailable(database: Database) -> None:
+    """After a failover the old server refuses writes: that is an outage, and its connections are given up."""
+    with pytest.raises(DatabaseUnavailableError), database.write() as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        advance(connection, "default", "anything", 1)
+    with database.write() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar() != pid
+        assert advance(connection, "default", "anything", 1) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_no_connection_waits_for_ever(database: Database) -> None:
+    """A host that is gone without a word, and a statement without end, are given up; what the URL says counts more."""
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "30s"
+        given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    assert (given["keepalives_idle"], given["tcp_user_timeout"], given["connect_timeout"]) == ("10", "10000", "5")
+    own = Database(str(database.url.update_query_dict({"tcp_user_timeout": "2000"})))
+    with own.read() as connection:
+        given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    own.close()
+    assert (given["tcp_user_timeout"], given["keepalives_count"]) == ("2000", "3")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_migration_may_take_its_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making an index on a large table must not be cut off."""
+    limits: list[object] = []
+
+    def upgrade(config: Config, _revision: str) -> None:
+        limits.append(config.attributes["connection"].exec_driver_sql("SHOW statement_timeout").scalar())
+
+    monkeypatch.setattr(command, "upgrade", upgrade)
+    database.migrate()
+    assert limits == ["0"]
+
+
+def test_errors_do_not_tell_what_was_written(database: Database) -> None:
+    """An error's text ends in logs: the values that callers wrote are not part of it."""
+    with pytest.raises(sqlalchemy.exc.DBAPIError) as failed, database.read() as connection:
+        connection.execute(sqlalchemy.text("SELECT 1 FROM nowhere WHERE a = :a"), {"a": "a user's secret"})
+    assert "secret" not in str(failed.value)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -6,7 +6,7 @@ import pytest
 
 from headwater_core.database import Database
 from headwater_core.errors import InvalidFieldError
-from headwater_core.event_types import EventTypes
+from headwater_core.event_types import MAX_TYPES, EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType
 
 
@@ -50,6 +50,24 @@ def test_register_missing_leaves_known_types_alone(database: Database) -> None:
     assert types.all()["watch"] == EventType("watch")
     assert types.all()["play"].weight == 3.0
     assert types.register_missing(["watch"]) == []
+
+
+def test_there_is_an_end_to_registering_types(database: Database) -> None:
+    """Every type is a part of the model: past the limit new ones are refused, known ones can still be changed."""
+    types = EventTypes(database)
+    room = MAX_TYPES - len(types.all())
+    names = [f"type-{n}" for n in range(room)]
+    types.register_missing(names)
+    assert len(types.all()) == MAX_TYPES
+    with pytest.raises(InvalidFieldError, match="too many"):
+        types.register_missing(["one-more"])
+    with pytest.raises(InvalidFieldError, match="too many") as refused:
+        types.upsert([EventType("type-0", weight=2.0), EventType("one-more")])
+    assert refused.value.field == "event_types"
+    assert types.all()["type-0"] == EventType("type-0")
+    types.upsert([EventType("type-0", weight=2.0)])
+    assert types.register_missing(["type-1"]) == []
+    assert EventTypes(database, "other").register_missing(["one-more"]) == ["one-more"]
 
 
 def test_register_missing_refuses_a_name_that_cannot_be_one(database: Database) -> None:

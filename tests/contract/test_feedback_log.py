@@ -403,7 +403,7 @@ class TestErasure:
     def test_events_can_be_erased_after_their_ids_were_forgotten(self, log: FeedbackLog) -> None:
         """Erasure does not depend on the retention of ids."""
         log.append([click("a")], NOW_US)
-        assert log.prune_event_ids(NOW_US + 1) == 1
+        assert log.prune_event_ids(NOW_US + 1, 10) == 1
         assert log.delete_events(["a"]) == [ANN]
 
     def test_erasures_are_told_to_those_who_keep_copies(self, log: FeedbackLog) -> None:
@@ -419,15 +419,31 @@ class TestErasure:
         assert log.erasures_after(third.number) == []
 
 
+def test_events_are_read_by_position(database: Database) -> None:
+    """In the order in which they are named; erased ones and those of other tenants are left out."""
+    log, other = FeedbackLog(database), FeedbackLog(database, "other")
+    log.append([click("a"), click("b"), click("c", "ben")], NOW_US)
+    other.append([click("x")], NOW_US)
+    log.delete_events(["b"])
+    assert ids(log.read_at([3, 2, 1, 9])) == ["c", "a"]
+    assert ids(other.read_at([3, 1])) == ["x"]
+    assert log.read_at([]) == []
+
+
 class TestRetentionAndRejections:
     def test_pruned_ids_may_be_used_again(self, log: FeedbackLog) -> None:
         """Only ids received before the time are forgotten; the events stay."""
         log.append([click("old")], NOW_US)
         log.append([click("new")], NOW_US + 1)
-        assert log.prune_event_ids(NOW_US + 1) == 1
+        assert log.prune_event_ids(NOW_US + 1, 10) == 1
         results = log.append([click("old", item_id="other"), click("new")], NOW_US + 2)
         assert results == [AppendResult(ACCEPTED, 3), AppendResult(DUPLICATE, 2)]
         assert ids(log.read_after(0, 10)) == ["old", "new", "old"]
+
+    def test_ids_are_pruned_in_chunks(self, log: FeedbackLog) -> None:
+        """No more than asked for goes at once, so that events need not wait for long."""
+        log.append([click(name) for name in "abcd"], NOW_US)
+        assert [log.prune_event_ids(NOW_US + 1, 3) for _ in range(3)] == [3, 1, 0]
 
     def test_rejections_are_counted_once_for_each_position(self, log: FeedbackLog) -> None:
         """A replay of the log records nothing twice."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from headwater_core.database import Database
-from headwater_core.events import Subject, SubjectKind
+from headwater_core.database import Database, advance, insert
+from headwater_core.events import Event, Subject, SubjectKind
+from headwater_core.feedback_log import ERASURE, FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog, ShownItem
+from headwater_core.schema import erasures
 
+ANN = Subject(SubjectKind.USER, "ann")
 SHOWN = Impression(
     slate_id="slate-1",
-    subject=Subject(SubjectKind.USER, "ann"),
+    subject=ANN,
     session_id="visit",
     surface="home",
     context={"device": "phone"},
@@ -40,6 +44,64 @@ def test_a_slate_is_written_once(database: Database) -> None:
     log.append([])
     assert log.count() == 1
     assert log.get("slate-1") == SHOWN
+
+
+def test_what_was_shown_before_an_erasure_is_not_written_after_it(database: Database) -> None:
+    """A replica that flushes late, or an answer on its way, does not bring an erased user back."""
+    impressions, feedback = ImpressionLog(database), FeedbackLog(database)
+    ben = Subject(SubjectKind.USER, "ben")
+    impressions.append([SHOWN])
+    assert feedback.delete_subject(ANN, SHOWN.time_us).impressions == 1
+    late = replace(SHOWN, slate_id="late")
+    after = replace(SHOWN, slate_id="after", time_us=SHOWN.time_us + 1)
+    another = replace(SHOWN, slate_id="another", subject=ben)
+    impressions.append([late, after, another])
+    impressions.append([late])
+    assert [impressions.get(each.slate_id) for each in (late, after, another)] == [None, after, another]
+    ImpressionLog(database, "other").append([late])
+    assert impressions.count() == 2
+
+
+def test_erased_events_leave_impressions_alone(database: Database) -> None:
+    """Only the erasure of a whole subject speaks against what was shown to it."""
+    feedback = FeedbackLog(database)
+    feedback.append([Event("e", "click", user_id="ann", item_id="a")], SHOWN.time_us)
+    feedback.delete_events(["e"], SHOWN.time_us)
+    log = ImpressionLog(database)
+    log.append([SHOWN])
+    assert log.count() == 1
+
+
+def test_an_erasure_and_a_late_impression_take_turns(database: Database, database_url: str) -> None:
+    """While an erasure is under way nothing is written that it would miss."""
+    own = Database(database_url)
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            advance(connection, "default", ERASURE, 1)
+            writing = pool.submit(ImpressionLog(own).append, [SHOWN])
+            row = {
+                "tenant": "default",
+                "number": 1,
+                "subject_hash": subject_hash(ANN),
+                "is_whole": True,
+                "position": 0,
+                "erase_time_us": SHOWN.time_us,
+            }
+            connection.execute(insert(connection, erasures), row)
+            assert not wait([writing], timeout=0.3).done
+        writing.result()
+    assert ImpressionLog(own).count() == 0
+    own.close()
+
+
+def test_old_impressions_are_pruned_in_chunks(database: Database) -> None:
+    """Only what was shown before the time goes, no more than asked for at once."""
+    log = ImpressionLog(database)
+    log.append([replace(SHOWN, slate_id=f"slate-{n}", time_us=n) for n in range(5)])
+    ImpressionLog(database, "other").append([SHOWN])
+    assert [log.prune(4, 3), log.prune(4, 3), log.prune(4, 3)] == [3, 1, 0]
+    assert log.get("slate-4") is not None
+    assert log.count() == 1
 
 
 def test_tenants_are_kept_apart(database: Database) -> None:

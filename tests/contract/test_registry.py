@@ -39,6 +39,13 @@ class TestGenerations:
         for own in databases:
             own.close()
 
+    def test_the_last_number_given_is_known(self, database: Database, registry: GenerationRegistry) -> None:
+        """Whether it was recorded or not: a generation under way counts."""
+        assert registry.last_allocated() == 0
+        registry.allocate()
+        assert registry.allocate() == registry.last_allocated() == 2
+        assert GenerationRegistry(database, "other").last_allocated() == 0
+
     def test_a_record_comes_back_whole(self, registry: GenerationRegistry) -> None:
         """Every field is kept; recording the same again changes nothing, anything else is refused."""
         registry.record(generation(1))

@@ -15,14 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Item
 from headwater_core.errors import ArtifactError, ConflictError, DatabaseUnavailableError, LeaseLostError, NotFoundError
-from headwater_core.events import Event, Subject, SubjectKind
+from headwater_core.events import Event, LoggedEvent, Subject, SubjectKind
+from headwater_core.features import FeatureStore
+from headwater_core.feedback_log import FeedbackLog
 from headwater_core.generation import LoadedGeneration
+from headwater_core.impressions import Impression
 from headwater_core.manifest import CHECKPOINT, FileEntry, Manifest
 from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
+from headwater_core.text import text_hash
 from headwater_updater.daemon import Updater
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, Leadership, now_us
@@ -200,6 +205,18 @@ def test_without_news_nothing_is_trained_or_published(bootstrapped: World) -> No
     assert not session.has_news
 
 
+def test_a_round_of_refused_events_moves_the_watermark(bootstrapped: World) -> None:
+    """Events that cannot be learned are read all the same: a generation says so, or staleness would grow for ever."""
+    bootstrapped.events(3, item="unheard-of", event_type="impression")
+    session = bootstrapped.resume()
+    assert session.learn()
+    assert session.has_news
+    with bootstrapped.lead() as leadership:
+        session.publish(leadership.lease)
+    assert not session.has_news
+    assert bootstrapped.manifest.watermark == 203
+
+
 def test_every_event_is_scored_before_it_is_learned(bootstrapped: World) -> None:
     """Generations after the first carry the rolling prequential metrics."""
     bootstrapped.events(30)
@@ -253,6 +270,58 @@ def test_events_on_unknown_items_are_learned_once_the_item_is_known(bootstrapped
     assert not session.learn()
 
 
+def test_events_on_a_deleted_item_teach_nothing(bootstrapped: World) -> None:
+    """As in serving; a restart does not forget it, and when the item returns nothing is learned a second time."""
+    bootstrapped.resources.catalogue.delete(["item-3"])
+    bootstrapped.round()
+    learner = Learner.load_state(bootstrapped.checkpoint())
+    row = learner.item_ids.index("item-3") + 1
+    before = learner.counts[row]
+    assert before > 0
+    bootstrapped.events(4, item="item-3")
+    bootstrapped.round()
+    bootstrapped.items(3)
+    bootstrapped.round()
+    learner = Learner.load_state(bootstrapped.checkpoint())
+    assert (learner.row("item-3"), learner.counts[row]) == (row, before)
+
+
+def test_what_people_search_for_is_not_stored(bootstrapped: World) -> None:
+    """Queries are learned from, but their features stay in memory: erasing the event erases all there is of it."""
+    bootstrapped.events(3, event_type="search", query="red boots", item="")
+    bootstrapped.events(3)
+    bootstrapped.round()
+    bootstrapped.bootstrap()
+    store = FeatureStore(bootstrapped.resources.database)
+    assert store.get(HashEncoder.id, [text_hash("red boots")]) == {}
+    assert len(store.get(HashEncoder.id, [text_hash("Item 3")])) == 1
+
+
+def test_a_bootstrap_has_its_number_before_it_reads(world: World) -> None:
+    """Whoever is erased while it trains is told a higher number than its own: it may know them."""
+
+    class WatchedLog(FeedbackLog):
+        def head(self) -> int:
+            seen.append(world.resources.registry.last_allocated())
+            return super().head()
+
+    seen: list[int] = []
+    watched = replace(world, resources=replace(world.resources, log=WatchedLog(world.resources.database)))
+    watched.bootstrap()
+    assert seen[0] == world.stable == world.resources.registry.last_allocated()
+
+
+def test_each_publish_logs_how_well_was_foreseen(bootstrapped: World) -> None:
+    """The log tells the rolling HR@10 and NDCG@10 beside the generation's number."""
+    bootstrapped.events(30)
+    with capture_logs() as logs:
+        bootstrapped.round()
+    line = next(each for each in logs if each["event"] == "generation_published")
+    metrics = bootstrapped.manifest.metrics
+    for name in ("prequential_hr_at_10", "prequential_ndcg_at_10"):
+        assert line[name] == round(metrics[name], 4)
+
+
 def test_rejected_events_are_recorded_and_not_learned(bootstrapped: World) -> None:
     """A robot's burst is refused by name, counted in the status, and the log keeps it."""
     at = START_US + 10_000 * 60_000_000
@@ -274,16 +343,16 @@ def test_imported_bursts_are_learned(bootstrapped: World) -> None:
     assert "robot" not in bootstrapped.resources.log.rejection_counts()
 
 
-def test_an_erased_user_is_in_no_later_checkpoint(bootstrapped: World) -> None:
-    """After an erasure the next generation's training state no longer names the user, and replays nothing of theirs."""
+def test_generations_name_no_user(bootstrapped: World) -> None:
+    """No file of a generation names a user, so that erasing one in the log is enough; training goes on after it."""
     bootstrapped.events(20, user="user-to-erase")
     bootstrapped.round()
-    assert b"user-to-erase" in state_bytes(bootstrapped, REPLAY)
+    for entry in bootstrapped.manifest.files.values():
+        assert b"user-to-erase" not in bootstrapped.resources.store.open_blob(entry).read_bytes()
     bootstrapped.resources.log.delete_subject(Subject(SubjectKind.USER, "user-to-erase"))
     bootstrapped.events(1)
     bootstrapped.round()
-    assert b"user-to-erase" not in state_bytes(bootstrapped, REPLAY)
-    assert b"user-to-erase" not in bootstrapped.checkpoint()
+    assert bootstrapped.manifest.watermark == 221
 
 
 def state_bytes(world: World, name: str) -> bytes:
@@ -297,7 +366,7 @@ def test_the_offset_passes_erased_events_at_the_logs_end(bootstrapped: World) ->
     session = bootstrapped.resume()
     assert not session.learn()
     assert session.offset == 205
-    assert session.has_news, "the erasure itself is news: the next checkpoint must not name whom it erased"
+    assert session.has_news, "else the watermark would stay behind for ever"
 
 
 def test_old_generations_go_and_named_ones_stay(bootstrapped: World) -> None:
@@ -639,6 +708,107 @@ def test_the_daemon_outlives_a_database_outage(bootstrapped: World) -> None:
     metrics = run_until(world, lambda: world.manifest.watermark == 205)
     failed = metrics.registry.get_sample_value("headwater_updater_failures_total", {"kind": "DatabaseUnavailableError"})
     assert failed == 3
+
+
+def test_the_daemon_outlives_what_nobody_thought_of(bootstrapped: World) -> None:
+    """Any other failure is counted and tried again from stable, not the end of the process."""
+
+    class BuggyRegistry(GenerationRegistry):
+        failures = 2
+
+        def allocate(self) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise RuntimeError("a bug")
+            return super().allocate()
+
+    registry = BuggyRegistry(bootstrapped.resources.database)
+    world = replace(bootstrapped, resources=replace(bootstrapped.resources, registry=registry))
+    world.events(5)
+    with capture_logs() as logs:
+        metrics = run_until(world, lambda: world.manifest.watermark == 205)
+    assert metrics.registry.get_sample_value("headwater_updater_failures_total", {"kind": "RuntimeError"}) == 2
+    assert [each["exc_info"] for each in logs if each["event"] == "trying_again"] == [True, True]
+
+
+def test_a_long_outage_is_waited_out(world: World) -> None:
+    """However often it failed, the next try is at most half a minute away."""
+
+    class DeadRegistry(GenerationRegistry):
+        def acquire_lease(self, name: str, holder: str, ttl_s: float, now_us: int) -> Lease | None:
+            raise DatabaseUnavailableError("gone for good")
+
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 1100:
+            updater.stop()
+
+    registry = DeadRegistry(world.resources.database)
+    updater = Updater(replace(world.resources, registry=registry), world.settings, wait=wait)
+    with capture_logs():
+        updater.run()
+    assert waits[0] < waits[1] < waits[-1] == 30.0
+
+
+class CountingLog(FeedbackLog):
+    """A log that counts how often it is read from its beginning."""
+
+    whole_reads = 0
+
+    def read_after(self, position: int, limit: int) -> list[LoggedEvent]:
+        self.whole_reads += position == 0
+        return super().read_after(position, limit)
+
+
+@pytest.mark.parametrize(("items", "whole_reads"), [(False, 0), (True, 3)])
+def test_the_daemon_does_not_read_the_log_for_nothing_all_the_time(
+    tmp_path: Path, items: bool, whole_reads: int
+) -> None:
+    """Without items it does not read the log at all; where all events are refused it waits longer each time."""
+    world = make_world(tmp_path)
+    world.events(20, event_type="impression")
+    if items:
+        world.items(1)
+    log = CountingLog(world.resources.database)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            updater.stop()
+
+    settings = world.settings.model_copy(update={"bootstrap_when_events": 10})
+    updater = Updater(replace(world.resources, log=log), settings, wait=wait)
+    updater.run()
+    assert log.whole_reads == whole_reads
+    assert waits == ([1.0, 2.0, 4.0] if items else [0.5, 0.5, 0.5])
+    world.resources.close()
+
+
+def test_a_bootstrap_of_the_daemon_can_be_stopped(world: World) -> None:
+    """Asked to stop while it trains the first generation, the daemon ends soon, publishes nothing and lets go."""
+
+    class StoppingEncoder(HashEncoder):
+        def encode(self, texts: Sequence[str]) -> np.ndarray:
+            updater.stop()
+            return super().encode(texts)
+
+    resources = Resources.open(world.settings, StoppingEncoder())
+    updater = Updater(resources, world.settings.model_copy(update={"bootstrap_when_events": 10}))
+    updater.run()
+    assert world.resources.registry.labels() == {}
+    assert read_status(world.resources.database, "default", now_us()).leader is None
+    resources.close()
+
+
+def test_the_leading_daemon_prunes(bootstrapped: World) -> None:
+    """What is past its retention goes while it works: these events were received years ago."""
+    bootstrapped.resources.impressions.append([Impression("slate", None, time_us=START_US)])
+    run_until(bootstrapped, lambda: True)
+    assert bootstrapped.resources.impressions.count() == 0
+    assert bootstrapped.resources.log.prune_event_ids(now_us(), 1) == 0
 
 
 def test_status_before_anything_happened(tmp_path: Path) -> None:

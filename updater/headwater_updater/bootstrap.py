@@ -16,7 +16,6 @@ from headwater_updater.catalogue_feed import follow
 from headwater_updater.learner import Learner, Progress
 from headwater_updater.learner_config import Budget, LearnerConfig, target_weights, users_repeat
 from headwater_updater.log_examples import by_subject
-from headwater_updater.replay import ReplayRef
 from headwater_updater.resources import Resources
 from headwater_updater.settings import UpdaterSettings
 
@@ -34,8 +33,8 @@ class Bootstrapped(NamedTuple):
     learner: Learner
     items: frozenset[str]
     catalogue_revision: int
-    learned: list[ReplayRef]
-    """Every event that can be a target, by position."""
+    learned: list[int]
+    """The positions of all events that can be targets, ascending."""
     rejected: dict[str, int]
     """Events that cleaning refused, by rule."""
     metrics: dict[str, float]
@@ -66,7 +65,13 @@ def bootstrap(
     Raises:
         NotFoundError: when there is nothing to learn from.
     """
-    report = on_progress or (lambda _stage, _share: None)
+
+    def report(stage: str, share: float) -> None:
+        if check is not None:
+            check()
+        if on_progress is not None:
+            on_progress(stage, share)
+
     head = resources.log.head()
     cleaned = read_clean(resources, head, report)
     histories = list(cleaned.histories.values())
@@ -86,15 +91,13 @@ def bootstrap(
         targets,
         exclude_seen=not users_repeat(histories, targets),
     )
-    learner = Learner.create(config, settings.seed, resources.text.features)
+    learner = Learner.create(config, settings.seed, resources.queries.features)
     items, revision = _read_catalogue(resources, learner, settings.batch_items, report)
     if not histories or not items:
         raise NotFoundError(f"the {'catalogue holds no items' if histories else 'log holds no events'} to learn from")
 
     def training(progress: Progress) -> None:
         report("training", progress.elapsed_fraction)
-        if check is not None:
-            check()
 
     budget = Budget(seconds=settings.bootstrap_seconds, epochs=settings.bootstrap_epochs)
     result = learner.fit(histories, budget, training)
@@ -105,13 +108,7 @@ def bootstrap(
         "loss": result.loss,
     }
     _log.info("bootstrapped", watermark=head, subjects=len(histories), items=len(items), epochs=result.epochs)
-    learned = [
-        ReplayRef(subject, event.position)
-        for subject, events in cleaned.histories.items()
-        for event in events
-        if event.event_type in targets
-    ]
-    learned.sort(key=lambda ref: ref.position)
+    learned = sorted(event.position for events in histories for event in events if event.event_type in targets)
     return Bootstrapped(learner, frozenset(items), revision, learned, cleaned.rejected, metrics)
 
 

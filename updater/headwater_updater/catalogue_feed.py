@@ -38,13 +38,14 @@ def follow(catalogue: Catalogue, text: CachedTextEncoder, learner: Learner, revi
         return CatalogueStep(revision)
     items = [change.item for change in changes if change.item is not None]
     ids = [item.item_id for item in items]
-    added = [item_id for item_id in ids if not learner.row(item_id)]
+    added = [item_id for item_id in ids if not learner.knows(item_id)]
     before = _vectors(learner, ids)
     _add(text, learner, items)
     after = _vectors(learner, ids)
     # Most changes (availability, attributes) leave the text as it is: then nothing has to be published.
     moved = [item_id for item_id in ids if not np.array_equal(before.get(item_id, np.nan), after[item_id])]
     deleted = [change.item_id for change in changes if change.item is None]
+    learner.remove_items(deleted)
     return CatalogueStep(changes[-1].revision, len(changes), ids, added, moved, deleted)
 
 

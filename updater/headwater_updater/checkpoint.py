@@ -52,6 +52,8 @@ def save(learner: Learner) -> bytes:
     encoded = [item_id.encode() for item_id in learner.item_ids]
     tensors["item_ids"] = torch.from_numpy(np.frombuffer(b"".join(encoded), np.uint8).copy())
     tensors["item_id_ends"] = torch.from_numpy(np.cumsum([len(part) for part in encoded], dtype=np.int64))
+    removed = [row for row, item_id in enumerate(learner.item_ids, start=1) if not learner.row(item_id)]
+    tensors["removed_rows"] = torch.tensor(removed, dtype=torch.int64)
     content = {
         "schema_version": SCHEMA_VERSION,
         "config": {**asdict(learner.config), "tower": learner.config.tower.to_dict()},
@@ -77,7 +79,7 @@ def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None)
         learner.rng.bit_generator.state = content["rng"]
         learner.watermark = int(content["watermark"])
         _fill(learner, safetensors.torch.load(source))
-    except (SafetensorError, InvalidFieldError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, InvalidFieldError, LookupError, TypeError, ValueError) as error:
         raise _damaged(f"{type(error).__name__}: {error}") from error
     return learner
 
@@ -86,6 +88,7 @@ def _fill(learner: Learner, tensors: dict[str, Tensor]) -> None:
     blob, ends = tensors["item_ids"].numpy().tobytes(), tensors["item_id_ends"].tolist()
     item_ids = [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
     learner.add_items(item_ids, tensors["item_features"][1:].numpy())
+    learner.remove_items([item_ids[row - 1] for row in tensors["removed_rows"].tolist()])
     for name, tensor in weights(learner).items():
         _expect(name, tensors[name], tensor)
         tensor.data.copy_(tensors[name])

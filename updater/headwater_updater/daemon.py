@@ -21,15 +21,21 @@ from headwater_core.errors import (
     LeaseLostError,
     NotFoundError,
 )
-from headwater_updater.lease import Leadership, holder_name
+from headwater_updater.lease import Leadership, holder_name, now_us
 from headwater_updater.metrics import UpdaterMetrics
+from headwater_updater.pruning import Pruner
 from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
 from headwater_updater.settings import UpdaterSettings
 
 _LONGEST_BACKOFF_S = 30.0
+_MOST_DOUBLINGS = 10
 
 _log = structlog.get_logger(__name__)
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Asked to stop in the middle of a bootstrap."""
 
 
 class Updater:
@@ -56,6 +62,7 @@ class Updater:
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
         self._holder = holder_name()
+        self._pruner = Pruner(resources, settings)
 
     def stop(self) -> None:
         """Ask `run` to end: it finishes its round, publishes what was learned and releases the lease."""
@@ -72,13 +79,27 @@ class Updater:
                 _log.warning("lease_lost", reason=str(error))
             except ConflictError as error:
                 _log.warning("label_moved", reason=str(error))
+            except _Stopped:
+                _log.info("bootstrap_given_up", reason="asked to stop")
             except (DatabaseUnavailableError, ArtifactError) as error:
                 failures += 1
-                self._metrics.failures.labels(type(error).__name__).inc()
-                _log.error("trying_again", reason=str(error), failures=failures)
-                self._wait(min(_LONGEST_BACKOFF_S, self._settings.poll_interval_s * 2**failures))
+                self._fail(error, failures)
+            except Exception as error:  # noqa: BLE001
+                # A bug, or something that nobody thought of. What was learned is safe: `stable` and its checkpoint.
+                failures += 1
+                self._fail(error, failures, exc_info=True)
             finally:
                 self._metrics.leading.set(0)
+
+    def _fail(self, error: Exception, failures: int, *, exc_info: bool = False) -> None:
+        """Tell of a failure and wait before the next try, longer each time."""
+        self._metrics.failures.labels(type(error).__name__).inc()
+        _log.error("trying_again", reason=str(error), failures=failures, exc_info=exc_info)
+        self._back_off(failures)
+
+    def _back_off(self, failures: int) -> None:
+        doubled_s = self._settings.poll_interval_s * 2.0 ** min(failures, _MOST_DOUBLINGS)
+        self._wait(min(_LONGEST_BACKOFF_S, doubled_s))
 
     def _lead_or_stand_by(self) -> None:
         ttl_s = self._settings.updater_lease_ttl_s
@@ -95,23 +116,42 @@ class Updater:
 
     def _open_session(self, leadership: Leadership) -> TrainingSession | None:
         """The session of the generation that `stable` names, or of a first one; None: asked to stop before."""
-        said = False
+        said, failures = False, 0
+
+        def check() -> None:
+            leadership.check()
+            if self._stopping.is_set():
+                raise _Stopped
+
         while not self._stopping.is_set():
             leadership.check()
             session = TrainingSession.resume(self._resources, self._settings, self._metrics)
             if session is not None:
                 return session
-            wanted = self._settings.bootstrap_when_events
-            if wanted is not None and self._resources.log.head() >= wanted:
+            self._pruner.step(now_us())
+            if self._can_bootstrap():
                 try:
-                    return TrainingSession.bootstrap(self._resources, self._settings, self._metrics, leadership)
+                    return TrainingSession.bootstrap(
+                        self._resources, self._settings, self._metrics, leadership, check=check
+                    )
                 except NotFoundError as error:
+                    # The whole log was read for nothing: not again soon.
+                    failures += 1
                     _log.info("nothing_to_bootstrap_from", reason=str(error))
-            elif not said:
-                _log.info("waiting_for_bootstrap", bootstrap_when_events=wanted)
+                    self._back_off(failures)
+                    continue
+            if not said:
+                _log.info("waiting_for_bootstrap", bootstrap_when_events=self._settings.bootstrap_when_events)
                 said = True
             self._wait(self._settings.poll_interval_s)
         return None
+
+    def _can_bootstrap(self) -> bool:
+        """Whether a bootstrap is wanted and there are enough events and any item; cheap to ask."""
+        wanted = self._settings.bootstrap_when_events
+        if wanted is None or self._resources.log.head() < wanted:
+            return False
+        return bool(self._resources.catalogue.list("", 1))
 
     def _learn(self, session: TrainingSession, leadership: Leadership) -> None:
         """Learn and publish until asked to stop."""
@@ -119,6 +159,7 @@ class Updater:
         published_s = time.monotonic()
         while not self._stopping.is_set():
             leadership.check()
+            self._pruner.step(now_us())
             worked = session.learn()
             if session.has_news and time.monotonic() - published_s >= settings.publish_interval_s:
                 session.publish(leadership.lease)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -77,7 +77,7 @@ class Learner:
 
     Attributes:
         user_tower, item_tower, heads: what is published.
-        item_ids: row i + 1 belongs to item_ids[i].
+        item_ids: row i + 1 belongs to item_ids[i], also after that item was removed.
         watermark: the highest log position learned; kept with the state, set by the caller.
     """
 
@@ -100,6 +100,7 @@ class Learner:
         weights = [config.target_weights.get(name, 0.0) for name in tower.event_types]
         self._type_weights = np.array([0.0, *weights])
         self._rows: dict[str, int] = {}
+        self._removed: dict[str, int] = {}
 
     @classmethod
     def create(cls, config: LearnerConfig, seed: int, text_features: TextFeatures | None = None) -> Learner:
@@ -124,11 +125,26 @@ class Learner:
     # Items
 
     def row(self, item_id: str) -> int:
-        """The item's row, from 1; 0 when it is not known."""
+        """The item's row, from 1; 0 when it is not known or was removed."""
         return self._rows.get(item_id, 0)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the item was ever added, removed or not."""
+        return item_id in self._rows or item_id in self._removed
+
+    def remove_items(self, item_ids: Iterable[str]) -> None:
+        """Take items out of histories, targets and candidates, as serving does; unknown ones are passed over.
+
+        Their rows stay: what was learned of them is there again when they are.
+        """
+        for item_id in item_ids:
+            if item_id in self._rows:
+                self._removed[item_id] = self._rows.pop(item_id)
 
     def add_items(self, item_ids: Sequence[str], text_features: np.ndarray) -> None:
         """Append items, or replace the text features of known ones; (n, F), all 0 for an item without text."""
+        for item_id in self._removed.keys() & set(item_ids):
+            self._rows[item_id] = self._removed.pop(item_id)
         new = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in self._rows]
         self._rows.update((item_id, row) for row, item_id in enumerate(new, start=len(self.item_ids) + 1))
         self.item_ids += new
@@ -345,7 +361,7 @@ class Learner:
             types[torch.from_numpy(self.rng.random(types.shape) < self.config.type_dropout)] = 0
         towers = self.user_tower, self.item_tower, self.heads
         with self._seeded():
-            losses = joint_loss(self.config, towers, self.item_features, self.counts, batch, self.rng)
+            losses = joint_loss(self.config, towers, self.item_features, self._present_counts(), batch, self.rng)
             self.adam.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
         moving = [p for group in self.adam.param_groups for p in group["params"] if p.grad is not None]
@@ -367,13 +383,14 @@ class Learner:
         return losses.next_item
 
     def score(self, examples: Sequence[Example]) -> list[ScoredTarget]:
-        """Rank each target among the last `n_new` events of the examples, among all items known now.
+        """Rank each target among the last `n_new` events of the examples, among all items there are now.
 
         Each is predicted from the events before its timestamp block, as serving would have: nothing is learned here.
         """
         scored: list[ScoredTarget] = []
         requests: list[tuple[TokenSequence, int]] = []
         waiting: list[int] = []
+        candidates = np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
         for example in examples:
             sequence = self._tokens(example.events)
             times_us = np.array([event.event_time_us for event in example.events], np.int64)
@@ -389,9 +406,9 @@ class Learner:
                     waiting.append(len(scored) - 1)
                     requests.append((sequence.window(0, known), row))
                 elif row:
-                    rank = int((self.counts[1:] >= self.counts[row]).sum())
+                    rank = int((self.counts[candidates] >= self.counts[row]).sum())
                     scored[-1] = scored[-1]._replace(rank=rank)
-        found = self._ranks(requests, np.arange(1, len(self.item_ids) + 1))
+        found = self._ranks(requests, candidates)
         for index, rank in zip(waiting, found.tolist(), strict=True):
             scored[index] = scored[index]._replace(rank=rank)
         return scored
@@ -444,6 +461,14 @@ class Learner:
 
     def _count(self, sequence: TokenSequence, start: int) -> None:
         np.add.at(self.counts, sequence.item_rows[self._weights(sequence, start) > 0], 1.0)
+
+    def _present_counts(self) -> np.ndarray:
+        """(n + 1,), the counts of the items that can be candidates; 0 for those that were removed."""
+        if not self._removed:
+            return self.counts
+        counts = self.counts.copy()
+        counts[list(self._removed.values())] = 0.0
+        return counts
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         """Weights of matrices decay, gains and biases do not."""

@@ -8,7 +8,6 @@ from headwater_core.cleaning import Cleaner
 from headwater_core.events import EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import EventQuery, FeedbackLog
 from headwater_updater.examples import Example
-from headwater_updater.replay import ReplayRef
 
 _MAX_LATE_EVENTS = 1000
 _REPLAY_DEPTH = 2
@@ -45,22 +44,27 @@ def new_examples(
     return found
 
 
-def replay_examples(log: FeedbackLog, refs: Iterable[ReplayRef], history_length: int) -> list[Example]:
+def replay_examples(log: FeedbackLog, positions: Sequence[int], history_length: int) -> list[Example]:
     """One example per learned event: itself as the last one, behind what came before it.
 
     Events that were erased, or that lie deeper in a long history than can be read at once, are left out.
     """
-    positions: dict[Subject, list[int]] = {}
-    for ref in refs:
-        positions.setdefault(ref.subject, []).append(ref.position)
+    events = log.read_at(positions)
+    links = links_of(log, events)
+    wanted_of: dict[Subject, list[int]] = {}
+    for logged in events:
+        subject = logged.event.subject
+        if subject.kind is SubjectKind.VISITOR and subject.id in links:
+            subject = Subject(SubjectKind.USER, links[subject.id])
+        wanted_of.setdefault(subject, []).append(logged.position)
     found: list[Example] = []
-    for subject, wanted in positions.items():
-        events = [history_event(logged) for logged in log.history(subject, _REPLAY_DEPTH * history_length)]
-        index_of = {event.position: index for index, event in enumerate(events)}
+    for subject, wanted in wanted_of.items():
+        history = [history_event(logged) for logged in log.history(subject, _REPLAY_DEPTH * history_length)]
+        index_of = {event.position: index for index, event in enumerate(history)}
         for position in wanted:
             index = index_of.get(position)
             if index is not None:
-                found.append(Example(events[max(0, index - history_length) : index + 1], 1))
+                found.append(Example(history[max(0, index - history_length) : index + 1], 1))
     return found
 
 

@@ -37,6 +37,7 @@ from headwater_updater.learner import Learner
 from headwater_updater.lease import now_us
 
 STABLE = "stable"
+_LOGGED_METRICS = ("prequential_hr_at_10", "prequential_ndcg_at_10", "validation_hr_at_10", "validation_ndcg_at_10")
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +73,8 @@ class Draft:
     metrics: Mapping[str, float]
     training_state: Mapping[str, bytes]
     """Further files that training resumes from, by name."""
+    number: int | None = None
+    """The generation's number, where it was allocated before learning began; None: allocate one."""
 
 
 class Publisher:
@@ -115,7 +118,7 @@ class Publisher:
             ConflictError: the label does not name `expected` any more; it has not moved.
             ArtifactError: a file could not be written.
         """
-        number = self._registry.allocate()
+        number = self._registry.allocate() if draft.number is None else draft.number
         delta = None if before is None else _next_delta(draft, before)
         full = before is None or delta is None or self._outgrown(delta, before)
         with tempfile.TemporaryDirectory(prefix="headwater-publish-") as folder:
@@ -159,6 +162,7 @@ class Publisher:
             items=manifest.item_count,
             delta_items=len(delta.item_ids),
             bytes=manifest.total_bytes,
+            **{name: round(value, 4) for name, value in draft.metrics.items() if name in _LOGGED_METRICS},
         )
         return Published(manifest, base_items, delta)
 

@@ -10,9 +10,10 @@ from headwater_core.database import Database
 from headwater_core.event_types import EventTypes
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog
+from headwater_core.impressions import ImpressionLog
 from headwater_core.registry import GenerationRegistry
 from headwater_core.settings import CoreSettings
-from headwater_core.text import CachedTextEncoder, Encoder, TextEncoder
+from headwater_core.text import CachedTextEncoder, Encoder, FeatureMemory, TextEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,13 @@ class Resources:
     log: FeedbackLog
     event_types: EventTypes
     catalogue: Catalogue
+    impressions: ImpressionLog
     registry: GenerationRegistry
     store: ArtifactStore
     text: CachedTextEncoder
+    """For the texts of items; their features are stored."""
+    queries: CachedTextEncoder
+    """For what people searched for; its features stay in memory, so that erasing the event erases it all."""
 
     @classmethod
     def open(cls, settings: CoreSettings, encoder: Encoder | None = None) -> Resources:
@@ -42,14 +47,17 @@ class Resources:
         database = Database(settings.database_url)
         database.migrate()
         tenant = settings.tenant
+        reader = encoder or TextEncoder(settings.text_encoder_path)
         return cls(
             database,
             FeedbackLog(database, tenant),
             EventTypes(database, tenant),
             Catalogue(database, tenant),
+            ImpressionLog(database, tenant),
             GenerationRegistry(database, tenant),
             ArtifactStore(settings.store_url, tenant, settings.store_cache_dir),
-            CachedTextEncoder(encoder or TextEncoder(settings.text_encoder_path), FeatureStore(database, tenant)),
+            CachedTextEncoder(reader, FeatureStore(database, tenant)),
+            CachedTextEncoder(reader, FeatureMemory()),
         )
 
     def close(self) -> None:

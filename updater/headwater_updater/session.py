@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -28,7 +28,7 @@ from headwater_updater.log_examples import events_before_their_item, links_of, n
 from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.prequential import Prequential
 from headwater_updater.publisher import STABLE, Draft, Published, Publisher
-from headwater_updater.replay import ReplayBuffer, ReplayRef
+from headwater_updater.replay import ReplayBuffer
 from headwater_updater.resources import Resources
 from headwater_updater.retention import retire
 from headwater_updater.session_state import REPLAY, SESSION, SessionState
@@ -90,8 +90,17 @@ class TrainingSession:
             fold_share=settings.fold_share,
         )
         self._warm_up_cleaner()
-        self.has_news = published is None
-        """Whether there is something that no generation has yet."""
+        self._has_changes = False
+        self._number: int | None = None  # allocated for the next generation, where it was before learning began
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something that no generation has yet: vectors, items, or how far the log was read.
+
+        Where nothing of what was read could be learned, the watermark still has to be published: it says so.
+        """
+        published = self._published
+        return published is None or self._has_changes or self.offset > published.manifest.watermark
 
     @property
     def offset(self) -> int:
@@ -146,16 +155,27 @@ class TrainingSession:
         metrics: UpdaterMetrics,
         leadership: Leadership,
         on_progress: OnProgress | None = None,
+        check: Callable[[], None] | None = None,
     ) -> TrainingSession:
         """Learn the whole log anew, publish it, and go on from there.
+
+        Args:
+            resources: what to read from and write to.
+            settings: how to learn and publish.
+            metrics: what to report to.
+            leadership: under which this process leads.
+            on_progress: told how far it is.
+            check: called now and then; what it raises ends the bootstrap. Default: the leadership's own.
 
         Raises:
             NotFoundError: when there is nothing to learn from.
             LeaseLostError: when another updater took over meanwhile.
         """
+        # Before the log is read: whoever is erased from now on can tell by the number that this one may know them.
+        number = resources.registry.allocate()
         erasure = _last_erasure(resources)
         label = resources.registry.labels().get(STABLE, 0)
-        first = bootstrap(resources, settings, on_progress, leadership.check)
+        first = bootstrap(resources, settings, on_progress, check or leadership.check)
         state = SessionState(
             ReplayBuffer(settings.replay_capacity, settings.seed),
             Prequential(settings.prequential_window),
@@ -176,7 +196,7 @@ class TrainingSession:
         for rule, count in first.rejected.items():
             metrics.rejected.labels(rule).inc(count)
         metrics.learned.inc(len(first.learned))
-        session._extra_metrics = first.metrics
+        session._extra_metrics, session._number = first.metrics, number
         session.publish(leadership.lease)
         return session
 
@@ -225,13 +245,14 @@ class TrainingSession:
                 catalogue_revision=self._revision,
                 metrics=_finite({**self._extra_metrics, **self._state.prequential.metrics()}),
                 training_state=self._state.files(),
+                number=self._number,
             )
             self._published = self._publisher.publish(draft, self._published, expected=self._label, lease=lease)
-        self._label = self._published.manifest.number
+        self._label, self._number = self._published.manifest.number, None
         self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
         if self._oldest_live_us is not None:
             self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
-        self._changed, self._oldest_live_us, self._extra_metrics, self.has_news = set(), None, {}, False
+        self._changed, self._oldest_live_us, self._extra_metrics, self._has_changes = set(), None, {}, False
         self._report()
         self._retire()
 
@@ -248,19 +269,16 @@ class TrainingSession:
         self._items.update(step.present)
         self._items.difference_update(step.deleted)
         self._changed.update(step.moved)
-        self.has_news = self.has_news or bool(step.moved or step.deleted or returned)
+        self._has_changes |= bool(step.moved or step.deleted or returned)
 
     def _not_erased(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
-        """The events less those whose subject was erased since they were read; replay forgets the erased as well."""
+        """The events less those whose subject was erased since they were read."""
         erased: dict[bytes, int] = {}
         while records := self._resources.log.erasures_after(self._state.erasure, _PAGE):
             erased.update((record.subject_hash, record.position) for record in records if record.is_whole)
             self._state.erasure = records[-1].number
         if not erased:
             return events
-        replay = self._state.replay
-        replay.forget(subject for subject in replay.subjects() if subject_hash(subject) in erased)
-        self.has_news = True  # the next checkpoint must not name them
         return [each for each in events if each.position > erased.get(subject_hash(each.event.subject), 0)]
 
     def _clean(self, events: Sequence[LoggedEvent], event_types: dict[str, EventType]) -> list[LoggedEvent]:
@@ -282,17 +300,17 @@ class TrainingSession:
             return
         n_new = sum(example.n_new for example in new)
         wanted = min(settings.replay_limit, math.ceil(settings.replay_ratio * n_new))
-        refs = self._state.replay.sample(wanted, self.offset)
-        result = learner.step(new, replay_examples(log, refs, length), settings.steps_per_round)
+        replayed = replay_examples(log, self._state.replay.sample(wanted, self.offset), length)
+        result = learner.step(new, replayed, settings.steps_per_round)
         # Rows count from 1: row 0 is "no item".
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)
         learned = [each for each in (*late, *kept) if each.event.event_type in learner.config.target_weights]
-        self._state.replay.add(ReplayRef(each.event.subject, each.position) for each in learned)
+        self._state.replay.add(each.position for each in learned)
         live = [each.received_time_us for each in kept if not each.event.backfill]
         if live:
             self._oldest_live_us = min(self._oldest_live_us or live[0], *live)
         self._metrics.learned.inc(len(kept) + len(late))
-        self.has_news = True
+        self._has_changes = True
 
     def _retire(self) -> None:
         settings, resources = self._settings, self._resources
@@ -328,7 +346,7 @@ def _load_training(resources: Resources, generation: LoadedGeneration) -> tuple[
     }
     if CHECKPOINT not in contents:
         raise ArtifactError("resume", f"generation {manifest.number}", "has no checkpoint")
-    learner = Learner.load_state(contents[CHECKPOINT], resources.text.features)
+    learner = Learner.load_state(contents[CHECKPOINT], resources.queries.features)
     if learner.watermark != manifest.watermark:
         reason = f"has watermark {learner.watermark}; the manifest says {manifest.watermark}"
         raise ArtifactError("resume", f"generation {manifest.number}", reason)

@@ -59,8 +59,8 @@ class UpdaterSettings(CoreSettings):
     """Attention heads of a layer."""
     n_interests: int = Field(default=2, ge=1, le=32)
     """How many vectors describe one user."""
-    history_length: int = Field(default=100, ge=1, le=8192)
-    """How many of a user's latest events the user tower reads."""
+    history_length: int = Field(default=100, ge=1, le=1000)
+    """How many of a user's latest events the user tower reads; servers keep twice as many of each user in memory."""
 
     index_kind: IndexKind = IndexKind.FLAT
     """How base shards are searched; results are re-scored exactly in any case."""
@@ -72,3 +72,7 @@ class UpdaterSettings(CoreSettings):
     """The newest generations that stay, beside those that a label names or a server holds."""
     garbage_grace_s: float = Field(default=60.0, ge=0)
     """Files younger than this are never collected."""
+    event_id_retention_days: int = Field(default=30, ge=1, le=36_500)
+    """So long after its receipt an event sent again is known for a duplicate; events themselves stay."""
+    impression_retention_days: int = Field(default=90, ge=1, le=36_500)
+    """So long it is remembered what was shown to whom."""

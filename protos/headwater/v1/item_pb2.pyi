@@ -60,7 +60,7 @@ class Item(_message.Message):
     title: _builtins.str
     """What it is called; part of the text that places a new item. Up to 1,024 characters."""
     description: _builtins.str
-    """What it is about; part of that text (its first 512 tokens count). Up to 16,384 characters."""
+    """What it is about; part of that text (its first 128 tokens count). Up to 16,384 characters."""
     available: _builtins.bool
     """False hides the item from every answer at once; its vectors and events stay. Default true."""
     @_builtins.property

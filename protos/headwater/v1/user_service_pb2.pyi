@@ -48,7 +48,7 @@ Global___GetProfileRequest: _TypeAlias = GetProfileRequest  # noqa: Y015
 
 @_typing.final
 class GetProfileResponse(_message.Message):
-    """Answers with a user's profile."""
+    """Answers with a user's profile, made of the newest 1,000 events of the history."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -83,15 +83,15 @@ class GetProfileResponse(_message.Message):
 
     @_builtins.property
     def event_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """How many events of each type the history holds."""
+        """How many of those events there are of each type."""
 
     @_builtins.property
     def first_event_time(self) -> _timestamp_pb2.Timestamp:
-        """The first event's time; unset without events."""
+        """The time of the first of them; unset without events."""
 
     @_builtins.property
     def last_event_time(self) -> _timestamp_pb2.Timestamp:
-        """The last event's time; unset without events."""
+        """The time of the last; unset without events."""
 
     @_builtins.property
     def recent_events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
@@ -182,7 +182,7 @@ class DeleteUserResponse(_message.Message):
     """How many impressions were erased."""
     first_clean_generation: _builtins.int
     """The lowest number that a full rebuild without the user can have. Generations before it may have learned from the
-    user; increments after it still carry what their parents learned. 0 while no generation is published.
+    user; increments after it still carry what their parents learned.
     """
     @_builtins.property
     def linked_visitor_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

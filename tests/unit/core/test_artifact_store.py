@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -208,3 +208,43 @@ def test_tenants_do_not_see_each_other(tmp_path: Path) -> None:
     """Each tenant has generations of its own in one store."""
     published(ArtifactStore(str(tmp_path), "one"), 1)
     assert ArtifactStore(str(tmp_path), "two").list_generations() == []
+
+
+OPERATIONS: dict[str, Callable[[ArtifactStore], object]] = {
+    "put_blob": lambda store: store.put_blob(b"content"),
+    "write_manifest": lambda store: published(store, 2),
+    "read_manifest": lambda store: store.read_manifest(1),
+    "list_generations": lambda store: store.list_generations(),
+    "delete_generation": lambda store: store.delete_generation(1),
+    "collect_garbage": lambda store: store.collect_garbage(set(), 0.0),
+    "mirror_label": lambda store: store.mirror_label("stable", 1),
+    "read_label": lambda store: store.read_label("stable"),
+}
+
+
+class Broken:
+    """A file system in which everything fails in the same way."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> object:
+        raise self.error
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("error", [PermissionError("not yours"), TimeoutError("late"), RuntimeError("no credentials")])
+def test_whatever_a_remote_store_raises_is_an_artifact_error(tmp_path: Path, name: str, error: Exception) -> None:
+    """Clients of object stores have errors of their own; callers see one kind, with the reason."""
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}", cache_dir=tmp_path)
+    store._fs = Broken(error)
+    with pytest.raises(ArtifactError, match=str(error)):
+        OPERATIONS[name](store)
+
+
+@pytest.mark.parametrize("name", OPERATIONS.keys() - {"list_generations", "collect_garbage", "read_label"})
+def test_a_local_folder_that_cannot_be_used_is_an_artifact_error(tmp_path: Path, name: str) -> None:
+    """Where the store should be is a file: no operation answers with an error of the system."""
+    (tmp_path / "store").write_bytes(b"in the way")
+    with pytest.raises(ArtifactError):
+        OPERATIONS[name](ArtifactStore(str(tmp_path / "store")))

@@ -24,7 +24,10 @@ def publish(store: ArtifactStore, tmp_path: Path, **changes: Any) -> Manifest:
     shard = Shard.build(["a", "b", "c"], np.eye(3, 4, dtype=np.float32))
     delta = Delta(("b", "new"), np.ones((2, 4), dtype=np.float32), frozenset({"c"}))
     index_path, items_path = shard.save(tmp_path, "shards/0000")
-    files = {name: store.put_blob(name.encode()) for name in (*REQUIRED_FILES, CHECKPOINT)}
+    files = {
+        name: store.put_blob(name.encode())
+        for name in (*REQUIRED_FILES, CHECKPOINT, "replay.safetensors", "session.json")
+    }
     files |= {
         index_file("shards/0000"): store.put_blob(index_path),
         items_file("shards/0000"): store.put_blob(items_path),
@@ -61,11 +64,13 @@ def test_a_generation_is_loaded_with_its_delta_applied(store: ArtifactStore, tmp
     assert generation.number == 1
 
 
-def test_the_checkpoint_is_not_needed_to_serve(store: ArtifactStore, tmp_path: Path) -> None:
+def test_what_training_resumes_from_is_not_needed_to_serve(store: ArtifactStore, tmp_path: Path) -> None:
     """Training state may be large; whoever serves neither fetches nor verifies it."""
     manifest = publish(store, tmp_path)
-    store.open_blob(manifest.files[CHECKPOINT]).unlink()
-    assert CHECKPOINT not in LoadedGeneration.load(store, 1).files
+    state = (CHECKPOINT, "replay.safetensors", "session.json")
+    for name in state:
+        store.open_blob(manifest.files[name]).unlink()
+    assert LoadedGeneration.load(store, 1).files.keys() == manifest.files.keys() - set(state)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from headwater_core.events import Event, HistoryEvent, LoggedEvent, history_event
-from headwater_core.histories import FIRST_GAP, MAX_ABS_VALUE, collate, fit_vocabulary, gap_buckets, tokens
+from headwater_core.histories import (
+    FIRST_GAP,
+    MAX_ABS_VALUE,
+    MAX_VOCABULARY,
+    collate,
+    fit_vocabulary,
+    gap_buckets,
+    tokens,
+)
 from headwater_core.towers import TowerConfig
 
 CONFIG = TowerConfig(
@@ -128,6 +136,26 @@ def test_vocabulary_has_room_for_registered_types() -> None:
     config = fit_vocabulary(TowerConfig(), [[event("a", kind="rating", value=2.0)]], ["like", "rating"])
     assert config.event_types == ("like", "rating")
     assert (config.value_mean, config.value_std) == ((0.0, 2.0), (1.0, 1.0))
+
+
+def test_the_vocabulary_has_an_end() -> None:
+    """An import may bring any number of types: the most frequent are told apart, and the towers can be built."""
+    rare = [event("a", kind=f"rare-{n}") for n in range(MAX_VOCABULARY)]
+    config = fit_vocabulary(TowerConfig(), [[event("a", kind="zeta"), event("b", kind="zeta")], rare], ["never-met"])
+    assert len(config.event_types) == MAX_VOCABULARY
+    assert config.type_index("zeta")
+    assert config.type_index(f"rare-{MAX_VOCABULARY - 1}") == config.type_index("never-met") == 0
+
+
+def test_values_are_told_in_the_type_that_carries_them_most() -> None:
+    """The most frequent type of those with values; none when there are no values."""
+    clicks = [event("a", kind="click")] * 9
+    ratings = [event("a", kind="rating", value=2.0)] * 2
+    config = fit_vocabulary(TowerConfig(), [clicks, [event("a", kind="buy", value=9.0), *ratings]])
+    assert config.value_type == "rating"
+    assert TowerConfig.from_dict(config.to_dict()) == config
+    assert fit_vocabulary(TowerConfig(), [clicks]).value_type == ""
+    assert fit_vocabulary(config, []).value_type == ""
 
 
 def test_a_logged_event_without_time_was_received_then() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from headwater_core import text
 from headwater_core.errors import ArtifactError, ConfigurationError
-from headwater_core.text import PACKAGED_SHA256, CachedTextEncoder, TextEncoder, text_hash
+from headwater_core.text import PACKAGED_SHA256, CachedTextEncoder, FeatureMemory, TextEncoder, text_hash
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +102,14 @@ def test_no_text_is_encoded_twice() -> None:
     assert inner.asked == ["aa", "b", "ccc"]
     assert set(cache.kept) == {("length/none", text_hash(each)) for each in ("aa", "b", "ccc")}
     assert encoder.features([]).shape == (0, 2)
+
+
+def test_a_memory_keeps_what_was_used_last() -> None:
+    """It is bounded: the features used longest ago go, and are simply computed again; encoders are kept apart."""
+    inner, memory = CountingEncoder(), FeatureMemory(capacity=2)
+    encoder = CachedTextEncoder(inner, memory)
+    for each in ("a", "bb", "a", "ccc", "a", "bb"):
+        assert encoder.features([each])[0, 0] == len(each)
+    assert inner.asked == ["a", "bb", "ccc", "bb"]
+    assert len(memory) == 2
+    assert memory.get("another/mean", [text_hash("a")]) == {}

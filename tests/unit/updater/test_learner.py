@@ -323,3 +323,43 @@ def test_habits_are_told_from_accidents() -> None:
     assert not users_repeat([clicks([1, 2, 3])], {"click"})
     assert not users_repeat([clicks([1, 1, 1])], {"purchase"})
     assert not users_repeat([], {"click"})
+
+
+def test_a_removed_item_is_no_context_target_or_candidate() -> None:
+    """Serving drops events on items that are gone; so does learning, and what was learned comes back with the item."""
+    histories = planted(20)
+    learner = learner_for(histories)
+    learner.fit(histories, Budget(epochs=1))
+    rows, vector = learner.row("i3"), learner.item_vectors(np.array([learner.row("i3")]))
+    probe = Example(clicks([1, 3, 2, 5]), 1)
+    without = Example([event for event in probe.events if event.item_id != "i3"], 1)
+    learner.remove_items(["i3", "never-heard-of"])
+    assert (learner.row("i3"), learner.knows("i3"), learner.knows("never-heard-of")) == (0, True, False)
+    assert learner.score([probe]) == learner.score([without])
+    worst = max(learner.score([Example(clicks([1, i]), 1)])[0].rank for i in range(N_ITEMS))
+    assert worst <= N_ITEMS - 1
+    missed = learner.score([Example(clicks([1, 3]), 1)])
+    assert [target.rank for target in missed] == [0]
+    counts = learner.counts.copy()
+    result = learner.step([Example(clicks([1, 3, 2, 3]), 4)])
+    assert rows not in result.touched_rows
+    assert learner.counts[rows] == counts[rows]
+    np.testing.assert_array_equal(learner.item_vectors(np.array([rows])), vector)
+    loaded = Learner.load_state(learner.state())
+    assert loaded.row("i3") == 0
+    assert loaded.state() == learner.state()
+    loaded.add_items(["i3", "new"], np.zeros((2, F)))
+    assert (loaded.row("i3"), loaded.row("new")) == (rows, N_ITEMS + 1)
+
+
+def test_a_removed_item_does_not_count_as_popular() -> None:
+    """Where nothing is known of a user the rank is by popularity, among the items there are."""
+    histories = planted(20)
+    learner = learner_for(histories)
+    learner.fit(histories, Budget(epochs=1))
+    by_count = np.argsort(-learner.counts[1:], kind="stable")
+    first, second = (f"i{index}" for index in by_count[:2])
+    newcomer = [HistoryEvent(1, 0, "click", second)]
+    before = learner.score([Example(newcomer, 1)])[0].rank
+    learner.remove_items([first])
+    assert learner.score([Example(newcomer, 1)])[0].rank == before - 1

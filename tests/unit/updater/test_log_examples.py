@@ -10,14 +10,12 @@ import pytest
 
 from headwater_core.cleaning import Cleaner
 from headwater_core.database import Database
-from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, LoggedEvent, Subject, SubjectKind
+from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, LoggedEvent
 from headwater_core.feedback_log import FeedbackLog
 from headwater_updater.examples import Example
 from headwater_updater.log_examples import events_before_their_item, links_of, new_examples, replay_examples
-from headwater_updater.replay import ReplayRef
 
 SECOND = 1_000_000
-USER = Subject(SubjectKind.USER, "u")
 
 
 @pytest.fixture
@@ -88,9 +86,16 @@ def test_replayed_events_stand_last_behind_their_past(log: FeedbackLog) -> None:
     for at_s in range(1, 7):
         write(log, at_s)
     log.delete_events(["e5"])
-    refs = [ReplayRef(USER, position) for position in (3, 6, 5)]
-    found = replay_examples(log, refs, history_length=3)
+    found = replay_examples(log, [3, 6, 5], history_length=3)
     assert [positions(example) for example in found] == [([1, 2, 3], 1), ([2, 3, 4, 6], 1)]
+
+
+def test_a_replayed_visitors_event_is_found_in_the_users_history(log: FeedbackLog) -> None:
+    """Whose event it is counts when it is replayed, not when it was learned: the visitor may have been linked since."""
+    write(log, 10, visitor_id="v")
+    write(log, 5, user_id="u")
+    write(log, 20, user_id="u", visitor_id="v")
+    assert [positions(each) for each in replay_examples(log, [1], history_length=3)] == [([2, 1], 1)]
 
 
 def test_events_that_waited_for_their_item_are_found(log: FeedbackLog) -> None:

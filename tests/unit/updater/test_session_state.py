@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from headwater_core.errors import ArtifactError
-from headwater_core.events import Subject, SubjectKind
 from headwater_updater.prequential import Prequential, ScoredTarget
-from headwater_updater.replay import ReplayBuffer, ReplayRef
+from headwater_updater.replay import ReplayBuffer
 from headwater_updater.session_state import REPLAY, SESSION, SessionState
 
 
 def state() -> SessionState:
     replay, prequential = ReplayBuffer(10), Prequential(5)
-    replay.add(ReplayRef(Subject(SubjectKind.USER, f"u{n}"), n) for n in range(1, 30))
+    replay.add(range(1, 30))
     prequential.add([ScoredTarget(1, 3, True, False), ScoredTarget(2, 0, False, True)])
     return SessionState(replay, prequential, erasure=7)
 

@@ -36,6 +36,7 @@ def test_what_the_caller_gives_wins_over_the_environment(monkeypatch: pytest.Mon
         ("HEADWATER_KEEP_GENERATIONS", "1"),
         ("HEADWATER_POLL_INTERVAL_S", "0"),
         ("HEADWATER_FOLD_SHARE", "nan"),
+        ("HEADWATER_HISTORY_LENGTH", "1001"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

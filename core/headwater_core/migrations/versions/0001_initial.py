@@ -82,6 +82,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "number", name="pk_erasures"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_erasures_subject", "erasures", ["tenant", "subject_hash"])
     op.create_table(
         "rejections",
         sa.Column("tenant", _key(64), nullable=False),
@@ -236,6 +237,8 @@ def _describe_to_sqlite() -> None:
                 ("event_ids", "ix_event_ids_received_time", "1000000 1000000 10"),
                 ("visitor_links", "visitor_links", "100000 100000 1"),
                 ("visitor_links", "ix_visitor_links_user", "100000 100000 2"),
+                ("erasures", "erasures", "10000 10000 1"),
+                ("erasures", "ix_erasures_subject", "10000 10000 2"),
                 ("items", "sqlite_autoindex_items_1", "100000 100000 1"),
                 ("items", "ix_items_revision", "100000 100000 1"),
                 ("item_categories", "item_categories", "300000 300000 3000 1"),

@@ -1,0 +1,51 @@
+"""What the database may forget with time: ids of old events, old impressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from headwater_updater.resources import Resources
+from headwater_updater.settings import UpdaterSettings
+
+CHUNK_ROWS = 5_000
+"""Rows of a table that one transaction deletes, so that events never wait for long."""
+_INTERVAL_US = 3_600 * 1_000_000
+_DAY_US = 86_400 * 1_000_000
+
+_log = structlog.get_logger(__name__)
+
+
+class _Task(NamedTuple):
+    rows: str
+    retention_us: int
+    prune: Callable[[int, int], int]
+
+
+class Pruner:
+    """Forgets what is past its time, hourly and in chunks. For the updater that leads."""
+
+    def __init__(self, resources: Resources, settings: UpdaterSettings) -> None:
+        """Forget from these resources what the settings do not want to be kept."""
+        self._tasks = (
+            _Task("event_ids", settings.event_id_retention_days * _DAY_US, resources.log.prune_event_ids),
+            _Task("impressions", settings.impression_retention_days * _DAY_US, resources.impressions.prune),
+        )
+        self._due_us = dict.fromkeys((task.rows for task in self._tasks), 0)
+
+    def step(self, now_us: int) -> None:
+        """Delete a chunk of each table that is due; one that had more than a chunk is due again at once.
+
+        Raises:
+            DatabaseUnavailableError: when the database cannot be reached.
+        """
+        for task in self._tasks:
+            if now_us < self._due_us[task.rows]:
+                continue
+            gone = task.prune(now_us - task.retention_us, CHUNK_ROWS)
+            if gone < CHUNK_ROWS:
+                self._due_us[task.rows] = now_us + _INTERVAL_US
+            if gone:
+                _log.info("pruned", rows=task.rows, count=gone)
