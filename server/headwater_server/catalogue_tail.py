@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from headwater_core.catalogue import Catalogue, ItemChange
-from headwater_core.errors import DatabaseUnavailableError
 from headwater_server.catalogue_view import CatalogueView
 
 READ_LIMIT = 2000
@@ -34,9 +33,8 @@ class CatalogueTail:
         self._view = view
         self._run_in_database = run_in_database
         self._on_changes = on_changes
-        self._turn = asyncio.Lock()
-        self.is_behind = False
-        """Whether the last reading failed: changes of other servers may be missing."""
+        self.turn = asyncio.Lock()
+        """Nothing is applied while somebody else holds it."""
 
     async def catch_up(self) -> None:
         """Read and apply everything committed by now.
@@ -44,16 +42,9 @@ class CatalogueTail:
         Raises:
             DatabaseUnavailableError: what was read before is applied.
         """
-        async with self._turn:
+        async with self.turn:
             while True:
-                try:
-                    changes = await self._run_in_database(
-                        self._catalogue.changes_after, self._view.revision, READ_LIMIT
-                    )
-                except DatabaseUnavailableError:
-                    self.is_behind = True
-                    raise
-                self.is_behind = False
+                changes = await self._run_in_database(self._catalogue.changes_after, self._view.revision, READ_LIMIT)
                 for change in changes:
                     self._view.apply(change)
                 await self._on_changes(changes)

@@ -25,14 +25,16 @@ class CatalogueView:
 
     def apply(self, change: ItemChange) -> None:
         """Take in one change. Call in the order of revisions."""
-        before = self._items.pop(change.item_id, None)
+        before = self._items.get(change.item_id)
         if before is not None:
             for category in before.categories:
                 ids = self._by_category[category]
                 ids.discard(change.item_id)
                 if not ids:
                     del self._by_category[category]
-        if change.item is not None:
+        if change.item is None:
+            self._items.pop(change.item_id, None)
+        else:  # in place: whoever looks it up from another thread finds the one or the other, never none
             self._items[change.item_id] = change.item
             for category in change.item.categories:
                 self._by_category[category].add(change.item_id)

@@ -11,6 +11,7 @@ from headwater_core.catalogue import Item
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import Event, EventType, LoggedEvent
 from headwater_core.registry import GenerationRecord
+from headwater_server.errors import shown
 
 _MAX_SECONDS = 253_402_300_799  # 9999-12-31T23:59:59Z, the end of Timestamp's range
 ITEM_FIELDS = frozenset(field.name for field in item_pb2.Item.DESCRIPTOR.fields) - {"item_id", "update_time"}
@@ -139,7 +140,7 @@ def to_item_mask(paths: Iterable[str]) -> frozenset[str] | None:
     """
     mask = frozenset(paths)
     if unknown := sorted(mask - ITEM_FIELDS):
-        raise InvalidFieldError("update_mask", f"{unknown[0]!r} is not one of {', '.join(sorted(ITEM_FIELDS))}")
+        raise InvalidFieldError("update_mask", f"{shown(unknown[0])} is not one of {', '.join(sorted(ITEM_FIELDS))}")
     return mask or None
 
 

@@ -19,6 +19,10 @@ class _Ask(NamedTuple):
     generation: ServingGeneration
     history: Sequence[HistoryEvent]
 
+    def tokens(self) -> int:
+        """How many events the user tower reads at most."""
+        return max(1, min(len(self.history), self.generation.config.history_length))
+
 
 class UserEmbedder:
     """Answers with a history's interests in a generation."""
@@ -40,7 +44,7 @@ class UserEmbedder:
         self._run_in_compute = run_in_compute
         self._metrics = metrics
         self._batcher: MicroBatcher[_Ask, Vectors] = MicroBatcher(
-            self._compute, max_cost=batch_tokens, cost=lambda ask: max(1, len(ask.history))
+            self._compute, max_cost=batch_tokens, cost=_Ask.tokens
         )
 
     def start(self) -> None:
@@ -65,16 +69,18 @@ class UserEmbedder:
         # An item that the generation itself does not know may be placed, or placed anew, at any moment.
         is_settled = all(items.knows(event.item_id) for event in history if event.item_id)
         interests = await self.of_history(generation, history)
+        state.vectors.pop(generation.number, None)  # what is written last is the last to go, whatever its number
         state.vectors[generation.number] = KeptInterests(
             history_version, None if is_settled else items.version, interests
         )
         while len(state.vectors) > _KEPT_GENERATIONS:
-            del state.vectors[min(state.vectors)]
+            del state.vectors[next(iter(state.vectors))]
         return interests
 
     async def of_history(self, generation: ServingGeneration, history: Sequence[HistoryEvent]) -> Vectors:
         """The interests (K, d) of any history, oldest event first; (0, d) without a readable event."""
-        return await self._batcher.submit(_Ask(generation, history[-generation.config.history_length :]))
+        # The whole history: events on items without a vector go first, and only then it is cut to its last ones.
+        return await self._batcher.submit(_Ask(generation, history))
 
     async def _compute(self, asks: Sequence[_Ask]) -> list[Vectors]:
         return await self._run_in_compute(self._embed, asks)

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from headwater_core.errors import HeadwaterError
 
+_MAX_SHOWN = 64
+
+
+def shown(text: str) -> str:
+    """What a caller sent, as a refusal repeats it: quoted, at most its first 64 characters."""
+    return repr(text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…")
+
 
 class NotReadyError(HeadwaterError):
     """What the call needs is not there yet or not loaded: no generation, an unknown label. FAILED_PRECONDITION."""

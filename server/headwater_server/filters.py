@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headwater_core.catalogue import Item
@@ -48,10 +48,11 @@ class ItemFilter:
             or self.published_before_us is not None
         )
 
-    def matching(self, view: CatalogueView, now_us: int) -> Iterable[str]:
-        """The ids of all items that pass, in no order."""
+    def candidates(self, view: CatalogueView) -> list[str]:
+        """The ids of all items that can pass, in no order.
+
+        A copy, made on the event loop: threads may look closer at it while the view changes.
+        """
         if self.categories:
-            ids: Iterable[str] = set().union(*(view.in_category(category) for category in self.categories))
-        else:
-            ids = view.items
-        return (item_id for item_id in ids if self.passes(view.items.get(item_id), now_us))
+            return list(set[str]().union(*(view.in_category(category) for category in self.categories)))
+        return list(view.items)

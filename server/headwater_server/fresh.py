@@ -56,16 +56,20 @@ class FreshPlacer:
         self._waiting.update((change.item_id, until) for change in changes if change.item is not None)
         await self.place_waiting(generations)
 
+    async def place(self, item_ids: Iterable[str], generations: Sequence[ServingGeneration]) -> None:
+        """Place items whose features were just stored, however long that took and whatever else waits."""
+        items = [item for item_id in item_ids if (item := self._view.items.get(item_id)) is not None]
+        for generation in generations:
+            for item_id in await self._place(generation, items):
+                self._waiting.pop(item_id, None)
+
     async def place_waiting(self, generations: Sequence[ServingGeneration]) -> None:
         """Place the items whose features have come; drop those that waited too long."""
         now = time.monotonic()
         self._retry_at = now + _RETRY_S
         still = [(item_id, until) for item_id, until in self._waiting.items() if until > now]
         self._waiting = dict(still[-MAX_WAITING:])
-        items = [item for item_id in self._waiting if (item := self._view.items.get(item_id)) is not None]
-        for generation in generations:
-            for item_id in await self._place(generation, items):
-                self._waiting.pop(item_id, None)
+        await self.place(list(self._waiting), generations)
 
     async def fill(self, generation: ServingGeneration) -> None:
         """Place everything that is newer than a generation that is about to serve."""

@@ -121,7 +121,11 @@ class ItemSpace:
             passes: the filter's decision on one item.
             only: when given, every item that can pass (a selective filter's matches): these are scored exactly.
             excluded: items among those that `passes` refuses; the search itself leaves them out.
+
+        Nobody's interests, (0, d), find nothing.
         """
+        if not len(interests):
+            return []
         if only is not None:
             rows = [row for item_id in only if (row := self.row(item_id)) is not None]
             return self._best(rows, interests, k)

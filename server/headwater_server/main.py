@@ -65,8 +65,15 @@ async def _serve(settings: ServerSettings) -> None:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, ended.set)
-    await server.start()
-    await ended.wait()
+    starting = asyncio.create_task(server.start(), name="start")
+    ending = asyncio.create_task(ended.wait(), name="end")
+    await asyncio.wait({starting, ending}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        await starting
+        await ending
+    else:  # told to end while it still waits for its database
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
     await server.stop()
 
 

@@ -18,12 +18,13 @@ class ServerMetrics:
         )
         self.call_seconds = Histogram(
             "headwater_call_seconds",
-            "Time to answer a call.",
+            "Time to answer a call; streams are not counted.",
             ["method"],
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
         self.in_flight = Gauge("headwater_calls_in_flight", "Calls being answered now.", registry=self.registry)
+        self.streams = Gauge("headwater_streams_open", "Streams open now.", registry=self.registry)
         self.events = Counter("headwater_events", "Events received, by outcome.", ["outcome"], registry=self.registry)
         self.degraded = Counter(
             "headwater_degraded_answers", "Answers with a part missing, by part.", ["part"], registry=self.registry

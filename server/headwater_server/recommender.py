@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -17,14 +18,18 @@ from headwater_server.filters import ItemFilter
 from headwater_server.item_space import Found
 from headwater_server.popularity import RecentPopularity
 from headwater_server.queries import Audience, RecommendQuery
+from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import STABLE, Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.strategy import FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
 from headwater_server.user_states import UserState, UserStates
 
 HISTORY_UNAVAILABLE = "history"
+QUERIES_UNAVAILABLE = "queries"
 NEVER_AGAIN = frozenset({"dislike", "hide"})
 """Items with such an event in the history are left out even when seen items are not."""
+STATE_LIMIT_S = 1.0
+"""A database that takes longer to give a history counts as away: an answer without it beats none."""
 _CONTEXT_EVENT = "view"
 _DIVERSITY_POOL = 5
 """Candidates per place among which variety is looked for."""
@@ -73,10 +78,12 @@ class Recommender:
         view: CatalogueView,
         popularity: RecentPopularity,
         *,
+        query_features: QueryFeatures,
         run_in_compute: Callable[..., Awaitable[Any]],
         now_us: Callable[[], int],
         fresh_every: int,
         fresh_top_share: float,
+        state_limit_s: float = STATE_LIMIT_S,
     ) -> None:
         """Join the parts.
 
@@ -86,20 +93,24 @@ class Recommender:
             embedder: histories → interests.
             view: items for filters.
             popularity: what is popular now.
+            query_features: tells whether searches are understood now.
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
             fresh_every: one place in so many goes to a new item that fits.
             fresh_top_share: how much of the catalogue still fits, by direction.
+            state_limit_s: how long a history may take to come from the database.
         """
         self._states = states
         self._generations = generations
         self._embedder = embedder
         self._view = view
         self._popularity = popularity
+        self._query_features = query_features
         self._run_in_compute = run_in_compute
         self._now_us = now_us
         self._fresh_every = fresh_every
         self._fresh_top_share = fresh_top_share
+        self._state_limit_s = state_limit_s
 
     async def recommend(self, query: RecommendQuery) -> Slate:
         """The slate for a checked request.
@@ -129,9 +140,14 @@ class Recommender:
             interests = await self._embedder.of_history(generation, history)
         else:
             interests = generation.items.no_interests()
+        degraded_parts = list(known.degraded_parts)
+        if self._query_features.is_failing and any(event.query for event in history):
+            degraded_parts.append(QUERIES_UNAVAILABLE)
         wanted = query.page_size + 1  # one more tells whether there is a next page
         pool = wanted * (_DIVERSITY_POOL if query.diversity > 0.0 else 1)
-        found = await self._compute(generation, self._retrieve, generation, interests, pool, item_filter)
+        # Listed here, on the event loop, where nothing changes the view meanwhile.
+        candidates = item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None
+        found = await self._compute(generation, self._retrieve, generation, interests, pool, item_filter, candidates)
         personal = [Candidate(item.item_id, item.score, FRESH if item.is_fresh else TOWER) for item in found]
         slate = make_slate(personal, self._popular(item_filter), pool)
         if query.diversity > 0.0:
@@ -144,7 +160,7 @@ class Recommender:
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
-        return Slate(generation, slate, has_more, known.degraded_parts, notices)
+        return Slate(generation, slate, has_more, degraded_parts, notices)
 
     async def known(self, audience: Audience) -> Known:
         """The audience's history and seen items.
@@ -155,10 +171,11 @@ class Recommender:
         if audience.subject is None:
             return Known(audience.recent_events, frozenset(), None, False, [])
         try:
-            state = await self._states.get(audience.subject, audience.min_position)
-        except DatabaseUnavailableError:
+            async with asyncio.timeout(self._state_limit_s):
+                state = await self._states.get(audience.subject, audience.min_position)
+        except (DatabaseUnavailableError, TimeoutError) as error:
             if audience.min_position:
-                raise
+                raise DatabaseUnavailableError("the history cannot be read now") from error
             return Known(audience.recent_events, frozenset(), None, False, [HISTORY_UNAVAILABLE])
         history = (*state.history, *audience.recent_events)
         return Known(history, state.seen_item_ids, state, not audience.recent_events, [])
@@ -234,20 +251,21 @@ class Recommender:
         return notices
 
     def _retrieve(
-        self, generation: ServingGeneration, interests: Vectors, k: int, item_filter: ItemFilter
+        self,
+        generation: ServingGeneration,
+        interests: Vectors,
+        k: int,
+        item_filter: ItemFilter,
+        candidates: Sequence[str] | None,
     ) -> list[Found]:
-        if not len(interests):
-            return []
         now_us = self._now_us()
         items = self._view.items
-        only = list(item_filter.matching(self._view, now_us)) if item_filter.is_selective else None
-        return generation.items.retrieve(
-            interests,
-            k,
-            lambda item_id: item_filter.passes(items.get(item_id), now_us),
-            only,
-            item_filter.excluded,
-        )
+
+        def passes(item_id: str) -> bool:
+            return item_filter.passes(items.get(item_id), now_us)
+
+        only = None if candidates is None else filter(passes, candidates)
+        return generation.items.retrieve(interests, k, passes, only, item_filter.excluded)
 
     def _popular(self, item_filter: ItemFilter) -> Iterator[Candidate]:
         now_us = self._now_us()

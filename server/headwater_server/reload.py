@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -19,13 +20,14 @@ from headwater_core.errors import ArtifactError, DatabaseUnavailableError, Headw
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import TextFeatures
 from headwater_core.registry import GenerationRegistry
-from headwater_server.errors import NotReadyError
+from headwater_server.errors import NotReadyError, shown
 from headwater_server.metrics import ServerMetrics
 from headwater_server.serving_generation import ServingGeneration
 
 STABLE = "stable"
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 300.0
+_MAX_DOUBLINGS = 10
 log = structlog.get_logger(__name__)
 
 
@@ -50,7 +52,8 @@ class Generations:
         metrics: ServerMetrics,
         *,
         run_in_database: Callable[..., Awaitable[dict[str, int]]],
-        run_in_loader: Callable[..., Awaitable[ServingGeneration]],
+        run_in_loader: Callable[..., Awaitable[Any]],
+        announce: Callable[[], Awaitable[None]],
         prepare: Callable[[ServingGeneration], Awaitable[None]],
     ) -> None:
         """Nothing is loaded yet.
@@ -61,7 +64,8 @@ class Generations:
             text_features: for the queries of searches in histories.
             metrics: where swaps and failures are counted.
             run_in_database: runs a blocking call on the database off the event loop.
-            run_in_loader: runs the blocking load off the event loop.
+            run_in_loader: runs blocking work on files off the event loop.
+            announce: tells the updater what is loaded and being loaded, so that none of it is deleted meanwhile.
             prepare: makes a loaded generation ready to serve: newer items placed, warmed up.
         """
         self._store = store
@@ -70,11 +74,14 @@ class Generations:
         self._metrics = metrics
         self._run_in_database = run_in_database
         self._run_in_loader = run_in_loader
+        self._announce = announce
         self._prepare = prepare
         self._turn = asyncio.Lock()
         self._labels: dict[str, int] = {}
         self._loaded: dict[int, ServingGeneration] = {}
         self._loading: int | None = None
+        self._cached: set[int] = set()
+        """The generations whose files were kept when the store's local copies were last trimmed."""
         self._previous_stable: int | None = None
         self.failures: dict[int, Failure] = {}
         self.changed = asyncio.Condition()
@@ -110,7 +117,7 @@ class Generations:
         if number is None or number not in self._loaded:
             if label == STABLE:
                 raise NotReadyError("no generation is published yet; run `headwater-updater bootstrap`")
-            raise NotReadyError(f"label: {label!r} names no loaded generation")
+            raise NotReadyError(f"label: {shown(label)} names no loaded generation")
         return self._loaded[number]
 
     def by_number(self, number: int) -> ServingGeneration:
@@ -149,6 +156,13 @@ class Generations:
             kept = {*self._labels.values(), self._previous_stable}
             # Forgetting is enough: files are unmapped and weights freed with the last request that holds them.
             self._loaded = {number: loaded for number, loaded in self._loaded.items() if number in kept}
+            if self._cached != self._loaded.keys():
+                entries = [entry for each in self._loaded.values() for entry in each.manifest.files.values()]
+                self._cached = set(self._loaded)
+                try:
+                    await self._run_in_loader(self._store.trim_cache, entries)
+                except (ArtifactError, OSError) as error:  # it costs room, and the next swap tries again
+                    log.warning("store_cache_not_trimmed", reason=str(error))
             self.failures = {number: why for number, why in self.failures.items() if number in wanted.values()}
 
     async def _read_labels(self) -> dict[str, int]:
@@ -168,7 +182,11 @@ class Generations:
         is_ready = False
         began = time.monotonic()
         try:
-            generation = await self._run_in_loader(self._load_files, number)
+            try:
+                await self._announce()
+            except DatabaseUnavailableError:
+                log.warning("generation_not_announced", generation=number)  # nothing is deleted while it is away
+            generation: ServingGeneration = await self._run_in_loader(self._load_files, number)
             self._loaded[number] = generation  # from here on catalogue changes reach it
             await self._prepare(generation)
             is_ready = True
@@ -201,7 +219,7 @@ class Generations:
 
     def _note_failure(self, number: int, reason: str, before: Failure | None) -> None:
         attempts = before.attempts + 1 if before else 1
-        pause_s = min(_FIRST_RETRY_S * 2 ** (attempts - 1), _LONGEST_RETRY_S)
+        pause_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, _MAX_DOUBLINGS), _LONGEST_RETRY_S)
         self.failures[number] = Failure(reason, attempts, time.monotonic() + pause_s)
         self._metrics.load_failures.inc()
         log.error("generation_not_loaded", generation=number, reason=reason, attempts=attempts, retry_in_s=pause_s)

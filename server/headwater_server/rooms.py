@@ -20,7 +20,7 @@ from headwater_core import event_types
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, ItemChange
 from headwater_core.database import Database
-from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
+from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
 from headwater_core.features import FeatureStore
@@ -31,23 +31,28 @@ from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_server.catalogue_tail import CatalogueTail
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
+from headwater_server.errors import NotReadyError
 from headwater_server.fresh import Features, FreshPlacer
 from headwater_server.group_committer import GroupCommitter
 from headwater_server.impression_writer import ImpressionWriter
 from headwater_server.log_tail import Backlog, LogTail
 from headwater_server.metrics import ServerMetrics
 from headwater_server.popularity import RecentPopularity
+from headwater_server.query_features import QueryFeatures
 from headwater_server.recommender import Recommender
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
 from headwater_server.user_states import UserState, UserStates
 
-STATE_HISTORY_LENGTH = 200
-"""Events kept of a history; a generation's towers read its last `history_length` of them."""
+MIN_STATE_LENGTH = 200
+"""Events kept of a history, at least; see `_state_length`."""
 _WARM_UP_HISTORIES = 64
 _POPULARITY_HALF_LIVES = 4
-_DATABASE_THREADS = 8
+_READING_THREADS = 8
+_WRITING_THREADS = 4
+_LOOK_LIMIT_S = 5.0
+"""A database that does not answer so small a read in this time counts as away."""
 _COMPUTE_THREADS = 2
 
 Result = TypeVar("Result")
@@ -70,7 +75,8 @@ class Rooms:
         self.now_us = now_us or (lambda: time.time_ns() // 1000)
         self.server_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.metrics = ServerMetrics()
-        self._database_threads = ThreadPoolExecutor(_DATABASE_THREADS, "database")
+        self._reading_threads = ThreadPoolExecutor(_READING_THREADS, "reading")
+        self._writing_threads = ThreadPoolExecutor(_WRITING_THREADS, "writing")
         self._compute_threads = ThreadPoolExecutor(
             _COMPUTE_THREADS, "compute", initializer=torch.set_num_threads, initargs=(settings.torch_threads,)
         )
@@ -87,29 +93,31 @@ class Rooms:
         self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir)
 
         self.view = CatalogueView()
-        self.popularity = RecentPopularity(settings.popularity_half_life_events)
+        self.popularity = RecentPopularity(settings.popularity_half_life_events, known=self.view.items)
         self.backlog = Backlog()
         self.states = UserStates(
             self._load_state,
             lambda: self.event_types,
-            history_length=STATE_HISTORY_LENGTH,
+            history_length=MIN_STATE_LENGTH,
             capacity=settings.state_capacity,
         )
         self.impression_writer = ImpressionWriter(
-            ImpressionLog(self.database, self.tenant), self.in_database, self.metrics
+            ImpressionLog(self.database, self.tenant), self.in_writing, self.metrics
         )
         self.log_tail = LogTail(self.log, self.in_database, self._apply)
-        self.committer = GroupCommitter(self.log, self.in_database, self.log_tail.committed, self.now_us)
+        self.committer = GroupCommitter(self.log, self.in_writing, self.log_tail.committed, self.now_us)
         self.embedder = UserEmbedder(self.in_compute, self.metrics, batch_tokens=settings.batch_tokens)
+        self.query_features = QueryFeatures(self._new_text_encoder)
         self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
         self.catalogue_tail = CatalogueTail(self.catalogue, self.view, self.in_database, self._catalogue_changed)
         self.generations = Generations(
             self._store,
             self.registry,
-            self._query_features,
+            self.query_features,
             self.metrics,
             run_in_database=self.in_database,
             run_in_loader=functools.partial(self._run, self._loader_thread),
+            announce=self.heartbeat,
             prepare=self._prepare,
         )
         self.recommender = Recommender(
@@ -118,19 +126,26 @@ class Rooms:
             self.embedder,
             self.view,
             self.popularity,
+            query_features=self.query_features,
             run_in_compute=self.in_compute,
             now_us=self.now_us,
             fresh_every=settings.fresh_every,
             fresh_top_share=settings.fresh_top_share,
         )
+        self.database_is_away = False
+        """Whether the last look at the database failed: what others wrote since is missing here."""
         self._last_erasure = 0
         self._counted: dict[str, int] = {}
 
     # --- threads
 
     async def in_database(self, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a blocking call on the database off the event loop."""
-        return await self._run(self._database_threads, call, *arguments)
+        """Run a blocking read of the database off the event loop."""
+        return await self._run(self._reading_threads, call, *arguments)
+
+    async def in_writing(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a blocking write to the database off the event loop; reads never wait behind it."""
+        return await self._run(self._writing_threads, call, *arguments)
 
     async def in_compute(self, call: Callable[..., Result], *arguments: Any) -> Result:
         """Run a blocking computation off the event loop."""
@@ -147,14 +162,16 @@ class Rooms:
         Raises:
             DatabaseUnavailableError: the database cannot be reached.
         """
-        await self.in_database(self.database.migrate)
+        await self.in_writing(self.database.migrate)
         await self.refresh_event_types()
         await self.catalogue_tail.catch_up()
         self.states.set_links(await self.in_database(self.log.links))
         self._last_erasure = await self.in_database(self._newest_erasure)
         head = await self.in_database(self.log.head)
         window = _POPULARITY_HALF_LIVES * self.settings.popularity_half_life_events
-        self.log_tail.position = self.states.applied_position = max(0, head - window)
+        # Opened again after the database went away meanwhile: what is applied already must not count twice.
+        start = max(self.log_tail.position, head - window)
+        self.log_tail.position = self.states.applied_position = start
         await self.log_tail.catch_up()
         self.committer.start()
         self.embedder.start()
@@ -165,31 +182,54 @@ class Rooms:
         """Read what other processes wrote since: events, catalogue changes, erasures.
 
         Raises:
-            DatabaseUnavailableError: the database cannot be reached now.
+            DatabaseUnavailableError: the database cannot be reached now; answers say so until a look succeeds.
         """
         self._gauge()
-        counted = await self.in_database(self.database.counters, self.tenant)
+        try:
+            await self._look()
+        except DatabaseUnavailableError:
+            self.database_is_away = True
+            raise
+        self.database_is_away = False
+
+    async def _look(self) -> None:
+        try:
+            async with asyncio.timeout(_LOOK_LIMIT_S):
+                counted = await self.in_database(self.database.counters, self.tenant)
+        except TimeoutError as error:
+            raise DatabaseUnavailableError(f"the database did not answer in {_LOOK_LIMIT_S} s") from error
         if counted == self._counted and not self._placer.is_waiting:
             return  # nobody wrote anything: an idle server costs one small read per look
         if counted.get(event_types.REVISION) != self._counted.get(event_types.REVISION):
             await self.refresh_event_types()
         await self.log_tail.catch_up()
         await self.catalogue_tail.catch_up()
-        for erasure in await self.in_database(self.log.erasures_after, self._last_erasure):
-            self._last_erasure = erasure.number
-            for subject in self.states.subjects():
-                if subject_hash(subject) == erasure.subject_hash:
-                    self.states.drop(subject)
-            if erasure.is_whole:
-                self.impression_writer.forget(erasure.subject_hash)
-            async with self.log_tail.turn:  # a link applied while they are read must not be lost
-                self.states.set_links(await self.in_database(self.log.links))
+        await self._follow_erasures()
         self._counted = counted
 
+    async def _follow_erasures(self) -> None:
+        any_came = False
+        while batch := await self.in_database(self.log.erasures_after, self._last_erasure):
+            any_came = True
+            held = {subject_hash(subject): subject for subject in self.states.subjects()}
+            for erasure in batch:
+                if (subject := held.get(erasure.subject_hash)) is not None:
+                    self.states.drop(subject)
+                if erasure.is_whole:
+                    self.impression_writer.forget(erasure.subject_hash)
+            self._last_erasure = batch[-1].number
+        if any_came:
+            async with self.log_tail.turn:  # a link applied while they are read must not be lost
+                self.states.set_links(await self.in_database(self.log.links))
+
     async def heartbeat(self) -> None:
-        """Tell the updater which generations are in use here, so that it keeps them."""
-        held = [generation.number for generation in self.generations.loaded]
-        await self.in_database(self.registry.heartbeat, self.server_id, held, self.settings.lease_ttl_s, self.now_us())
+        """Tell the updater which generations are in use here or about to be, so that it keeps them."""
+        held = {generation.number for generation in self.generations.loaded}
+        if self.generations.loading is not None:
+            held.add(self.generations.loading)
+        await self.in_writing(
+            self.registry.heartbeat, self.server_id, sorted(held), self.settings.lease_ttl_s, self.now_us()
+        )
 
     async def close(self) -> None:
         """Write what waits, give the lease back, end every task and thread."""
@@ -197,10 +237,16 @@ class Rooms:
         await self.embedder.stop()
         await self.impression_writer.stop()
         try:
-            await self.in_database(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
+            await self.in_writing(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
         except DatabaseUnavailableError:
             log.warning("lease_not_returned")
-        for threads in (self._database_threads, self._compute_threads, self._loader_thread, self._text_thread):
+        for threads in (
+            self._reading_threads,
+            self._writing_threads,
+            self._compute_threads,
+            self._loader_thread,
+            self._text_thread,
+        ):
             threads.shutdown(wait=True, cancel_futures=True)
         self._store.close()
         self.database.close()
@@ -212,41 +258,71 @@ class Rooms:
         self.event_types = await self.in_database(self.event_type_store.all)
 
     async def register_event_types(self, names: Collection[str]) -> None:
-        """Register the types that an import meets and nobody registered; names that cannot be types are left out."""
+        """Register the types that an import meets and nobody registered, while there is room for more.
+
+        Names that cannot be types are left out.
+        """
         unknown = [name for name in names if name not in self.event_types and _can_be_type(name)]
         if unknown:
-            await self.in_database(self.event_type_store.register_missing, unknown)
+            await self.refresh_event_types()  # another server may have registered them
+            room = max(0, event_types.MAX_TYPES - len(self.event_types))
+            new = sorted(name for name in unknown if name not in self.event_types)
+            try:
+                await self.in_writing(self.event_type_store.register_missing, new[:room])
+            except InvalidFieldError as error:  # another server was faster; the events are refused one by one
+                log.warning("event_types_not_registered", reason=str(error))
             await self.refresh_event_types()
 
     async def compute_features(self, item_ids: Collection[str]) -> None:
-        """Compute and store the text features of items that have none yet."""
+        """Compute and store the text features of items that have none yet, and place the items.
+
+        Raises:
+            NotReadyError: there is no text encoder.
+        """
         items = await self.in_database(self.catalogue.get, item_ids)
         texts = [text for item in items.values() if (text := item.text())]
         if texts:
             await self._run(self._text_thread, self._encode, texts)
+        async with self.catalogue_tail.turn:  # a change applied while they are placed must not be undone
+            await self._placer.place(item_ids, self.generations.loaded)
 
     async def load_text_encoder(self) -> None:
-        """Load the text encoder now rather than on the first new item."""
-        await self._run(self._text_thread, lambda: self._encoder)
+        """Load the text encoders now rather than with the first new item and the first search."""
+        try:
+            await self._run(self._text_thread, lambda: self._encoder)
+            await self._run(self._text_thread, self.query_features.load)
+        except Exception:  # the server answers all the same; what needs it says so
+            log.exception("text_encoder_not_loaded")
+
+    async def mirror_label(self, label: str, number: int) -> None:
+        """Note in the artifact store where a label points now; what fails is logged, SQL is what counts."""
+        try:
+            await self._run(self._loader_thread, self._store.mirror_label, label, number)
+        except (ArtifactError, OSError) as error:
+            log.warning("label_not_mirrored", label=label, generation=number, reason=str(error))
 
     # --- what the parts call
 
     @functools.cached_property
     def _encoder(self) -> CachedTextEncoder:
-        return CachedTextEncoder(TextEncoder(self.settings.text_encoder_path), self._features)
+        return CachedTextEncoder(self._new_text_encoder(), self._features)
 
-    def _encode(self, texts: Sequence[str]) -> Any:
-        return self._encoder.features(texts)
+    def _new_text_encoder(self) -> TextEncoder:
+        return TextEncoder(self.settings.text_encoder_path)
 
-    def _query_features(self, texts: Sequence[str]) -> np.ndarray:
-        return np.asarray(self._text_thread.submit(self._encode, texts).result(), dtype=np.float32)
+    def _encode(self, texts: Sequence[str]) -> None:
+        try:
+            encoder = self._encoder
+        except (ConfigurationError, ArtifactError) as error:
+            raise NotReadyError(f"the items are written but not placed: {error}") from error
+        encoder.features(texts)
 
     async def _stored_features(self, encoder: str, hashes: Sequence[bytes]) -> Features:
         return await self.in_database(self._features.get, encoder, hashes)
 
     async def _load_state(self, subject: Subject) -> Recollection:
         left_out = [name for name, event_type in self.event_types.items() if not event_type.in_history]
-        return await self.in_database(self.log.recall, subject, STATE_HISTORY_LENGTH, left_out)
+        return await self.in_database(self.log.recall, subject, self.states.history_length, left_out)
 
     def _newest_erasure(self) -> int:
         number = 0
@@ -266,16 +342,17 @@ class Rooms:
         for change in changes:
             if change.item is None:
                 self.popularity.remove(change.item_id)
+            else:
+                self.popularity.admit(change.item_id)
         if self.generations.loaded:
             await self._placer.take(changes, self.generations.loaded)
 
     async def _prepare(self, generation: ServingGeneration) -> None:
         """Place newer items, then answer for the users seen last: caches filled, files paged in, code warm."""
+        self.states.keep_at_least(_state_length(generation))
         await self._placer.fill(generation)
         states: list[UserState] = self.states.newest(_WARM_UP_HISTORIES)
-        for state in states:
-            await self.embedder.of_state(generation, state)
-        vectors = [state.vectors[generation.number].interests for state in states]
+        vectors = [await self.embedder.of_state(generation, state) for state in states]
         for interests in vectors or [np.ones((1, generation.items.dimension), dtype=np.float32)]:
             await self.in_compute(generation.items.retrieve, interests, 10, lambda _: True)
 
@@ -288,6 +365,11 @@ class Rooms:
             self.metrics.fresh_items.set(stable.items.fresh_count)
             staleness_us = self.backlog.staleness_us(stable.manifest.watermark, self.now_us())
             self.metrics.staleness_seconds.set(staleness_us / 1e6)
+
+
+def _state_length(generation: ServingGeneration) -> int:
+    """Twice what the towers read: events on items that the generation does not know are left out first."""
+    return max(MIN_STATE_LENGTH, 2 * generation.config.history_length)
 
 
 def _can_be_type(name: str) -> bool:

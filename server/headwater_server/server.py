@@ -91,13 +91,14 @@ class HeadwaterServer:
     async def start(self) -> None:
         """Open the database and the ports and begin to answer; RecommendationService follows with a generation.
 
+        A database that is away is waited for.
+
         Raises:
             ConfigurationError: the address is taken or cannot be listened on.
-            DatabaseUnavailableError: the database cannot be reached.
         """
         for name in ("", _RECOMMENDATION, *_ALWAYS_SERVING):
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-        await self.rooms.open()
+        await self._open_rooms()
         address = f"{self._settings.host}:{self._settings.port}"
         try:
             self.port = self._server.add_insecure_port(address)
@@ -121,6 +122,19 @@ class HeadwaterServer:
             self._every(settings.lease_ttl_s / 3, self.rooms.heartbeat, "heartbeat"),
         ]
         log.info("server_started", port=self.port, metrics_port=self.metrics_port)
+
+    async def _open_rooms(self) -> None:
+        is_away = False
+        while True:
+            try:
+                await self.rooms.open()
+            except DatabaseUnavailableError as error:
+                if not is_away:
+                    log.warning("database_awaited", reason=str(error))
+                is_away = True
+                await asyncio.sleep(_DATABASE_PAUSE_S)
+            else:
+                return
 
     async def stop(self, drain_s: float | None = None) -> None:
         """Stop taking calls, let those under way end, write what waits, close.

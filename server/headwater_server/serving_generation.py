@@ -11,7 +11,7 @@ import torch
 
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
-from headwater_core.histories import TextFeatures, collate, tokens
+from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.manifest import Manifest
 from headwater_core.shards import Vectors
 from headwater_core.towers import ItemTextTower, JointHeads, TowerConfig, UserTower, load_state
@@ -34,7 +34,7 @@ class ServingGeneration:
 
         Args:
             loaded: the verified, mapped files.
-            text_features: for the queries of searches in histories.
+            text_features: for the queries of searches in histories; while it fails they are read without.
 
         Raises:
             ArtifactError: weights and configuration do not belong together.
@@ -64,13 +64,19 @@ class ServingGeneration:
         readable = [sequence for sequence in sequences if len(sequence)]
         if not readable:
             return [items.no_interests() for _ in sequences]
-        batch = collate(readable, self.config, self._text_features)
+        batch = self._collated(readable)
         rows = batch.item_rows.numpy()  # (B, T)
         item_vectors = np.zeros((*rows.shape, items.dimension), dtype=np.float32)
         known = rows > 0
         item_vectors[known] = items.vectors(rows[known] - 1)
         interests = iter(self._user_tower(batch, torch.from_numpy(item_vectors)).numpy())  # (B, K, d)
         return [next(interests) if len(sequence) else items.no_interests() for sequence in sequences]
+
+    def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
+        try:
+            return collate(sequences, self.config, self._text_features)
+        except Exception:  # noqa: BLE001 - whoever gives the features has noted why; without them a search is still a search
+            return collate(sequences, self.config)
 
     @torch.inference_mode()
     def place(self, text_features: npt.NDArray[np.float16]) -> Vectors:
@@ -79,10 +85,14 @@ class ServingGeneration:
         return vectors
 
     @torch.inference_mode()
-    def score(self, interests: Vectors, item_ids: Sequence[str]) -> Scores:
-        """Score items that have vectors, for interests (K, d); K = 0 scores for nobody in particular."""
-        items = self.items
-        rows = [row for item_id in item_ids if (row := items.row(item_id)) is not None]
+    def score(self, items: ItemSpace, interests: Vectors, rows: Sequence[int]) -> Scores:
+        """Score items for interests (K, d); K = 0 scores for nobody in particular.
+
+        Args:
+            items: the space, as it was, that the rows are of.
+            interests: the user's.
+            rows: of n items.
+        """
         vectors = torch.from_numpy(items.vectors(rows))  # (n, d)
         user = torch.from_numpy(interests) if len(interests) else torch.zeros(1, items.dimension)  # (K, d)
         ranking, best = (vectors @ user.T).max(dim=1)  # (n, K) -> (n,)
@@ -98,9 +108,11 @@ class ServingGeneration:
 
     @property
     def _value_scale(self) -> tuple[float, float] | None:
-        """Mean and deviation of the values of the first type that carries any."""
-        scales = zip(self.config.value_mean, self.config.value_std, strict=True)
-        return next((scale for scale in scales if scale != (0.0, 1.0)), None)
+        """Mean and deviation of the values of the type that carries them most often; None when none does."""
+        if not self.config.value_type:
+            return None
+        at = self.config.event_types.index(self.config.value_type)
+        return self.config.value_mean[at], self.config.value_std[at]
 
 
 def _from_one(row: int | None) -> int:

@@ -87,6 +87,18 @@ class UserStates:
     def __len__(self) -> int:
         return len(self._states)
 
+    @property
+    def history_length(self) -> int:
+        """How many events of a history are kept."""
+        return self._history_length
+
+    def keep_at_least(self, history_length: int) -> None:
+        """Keep longer histories from here on; states that were cut shorter are forgotten and read anew."""
+        if history_length > self._history_length:
+            self._history_length = history_length
+            for subject in self.subjects():
+                self.drop(subject)
+
     def set_links(self, links: Mapping[str, str]) -> None:
         """Replace the visitor → user links, and forget the states that a changed one touches."""
         changed = {visitor for visitor, _ in self._links.items() ^ links.items()}

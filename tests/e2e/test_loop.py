@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +15,8 @@ from headwater_client import Client, event, item
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
+
+QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart.py"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -23,6 +29,16 @@ def test_an_acknowledged_event_changes_the_next_answer(world: World) -> None:
     after = world.client.recommend(user_id="newcomer", page_size=10).item_ids
     assert sum(film.startswith("love-") for film in after) >= 7
     assert not {like.item_id for like in likes} & set(after)
+
+
+def test_the_quickstart_runs_as_written(world: World) -> None:
+    """examples/quickstart.py, against a real server: a newcomer's like changes the answer."""
+    environment = {**os.environ, "HEADWATER_ADDRESS": world.installation.address}
+    done = subprocess.run([sys.executable, QUICKSTART], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = done.stdout.split("\nafter liking ")
+    assert len(before.strip().splitlines()) == len(after.splitlines()[1:]) == 5
+    assert before.strip().splitlines() != after.splitlines()[1:]
 
 
 def test_a_new_item_is_recommended_before_any_interaction(world: World) -> None:

@@ -79,7 +79,7 @@ def test_a_damaged_shard_leaves_the_old_generation_serving(world: World) -> None
 
     world.client.reload()
     shown = next(each for each in world.client.list_generations().generations if each.number == damaged)
-    assert "sha256" in shown.failure
+    assert blob.sha256 in shown.failure
     assert world.client.recommend(user_id="user-1").generation == serving
     assert world.client.health() is HealthStatus.SERVING
 

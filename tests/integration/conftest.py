@@ -156,8 +156,9 @@ def _publish(database: Database, settings: ServerSettings, seed: int, label: str
         history_length=50,
         text_dimension=encoder.dimension,
         event_types=names,
-        value_mean=tuple(3.5 if name == "rating" else 0.0 for name in names),
+        value_mean=tuple({"purchase": 80.0, "rating": 3.5}.get(name, 0.0) for name in names),
         value_std=(1.0,) * len(names),
+        value_type="rating",
     )
     item_tower = ItemTextTower(config)
     with torch.no_grad():

@@ -198,6 +198,11 @@ def _enum_parts(
         yield (*path, values, index), f"{name}.{value.name}"
 
 
+def test_the_readme_shows_the_quickstart_as_it_runs() -> None:
+    """The example in the README is the file that the tests run."""
+    assert (ROOT / "examples" / "quickstart.py").read_text().strip() in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("settings", [ServerSettings, UpdaterSettings])
 def test_the_readme_lists_every_setting_with_its_default(settings: type[CoreSettings]) -> None:
     """An operator finds each environment variable in the README, with the default that the code has."""

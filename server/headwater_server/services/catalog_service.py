@@ -52,7 +52,7 @@ class CatalogService(pb_grpc.CatalogServiceServicer):
             else:
                 good[item.item_id] = (index, item)
         rooms = self._rooms
-        upserted = await rooms.in_database(
+        upserted = await rooms.in_writing(
             rooms.catalogue.upsert, [item for _, item in good.values()], mask, rooms.now_us()
         )
         errors += [
@@ -62,9 +62,9 @@ class CatalogService(pb_grpc.CatalogServiceServicer):
             for item_id in upserted.unknown_ids
         ]
         written = [item_id for item_id in good if item_id not in set(upserted.unknown_ids)]
+        await rooms.catalogue_tail.catch_up()
         if not request.defer_features:
             await rooms.compute_features(written)
-        await rooms.catalogue_tail.catch_up()
         return pb.UpsertItemsResponse(
             upserted_count=len(written),
             errors=sorted(errors, key=lambda error: error.index),
@@ -101,7 +101,7 @@ class CatalogService(pb_grpc.CatalogServiceServicer):
     ) -> pb.DeleteItemsResponse:
         """Delete items."""
         queries.check_ids("item_ids", request.item_ids, MAX_ITEMS, smallest=1)
-        count, revision = await self._rooms.in_database(self._rooms.catalogue.delete, list(request.item_ids))
+        count, revision = await self._rooms.in_writing(self._rooms.catalogue.delete, list(request.item_ids))
         await self._rooms.catalogue_tail.catch_up()
         return pb.DeleteItemsResponse(deleted_count=count, revision=revision)
 
@@ -110,8 +110,9 @@ class CatalogService(pb_grpc.CatalogServiceServicer):
     ) -> pb.SetAvailabilityResponse:
         """Hide items, or show them again."""
         queries.check_ids("item_ids", request.item_ids, MAX_ITEMS, smallest=1)
-        changed = await self._rooms.in_database(
-            self._rooms.catalogue.set_availability, list(request.item_ids), request.available
+        rooms = self._rooms
+        changed = await rooms.in_writing(
+            rooms.catalogue.set_availability, list(request.item_ids), request.available, rooms.now_us()
         )
         await self._rooms.catalogue_tail.catch_up()
         return pb.SetAvailabilityResponse(

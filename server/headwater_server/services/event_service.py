@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ MAX_EVENTS = 10_000
 MAX_STREAMED_EVENTS = 1000
 MAX_DELETED_EVENTS = 1000
 MAX_EVENT_TYPES = 100
+_CHECKED_AT_ONCE = 1000
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _EXISTS = grpc.StatusCode.ALREADY_EXISTS.value[0]
 _OUTCOMES = {
@@ -102,7 +104,7 @@ class EventService(pb_grpc.EventServiceServicer):
         """Erase single events."""
         queries.check_ids("event_ids", request.event_ids, MAX_DELETED_EVENTS, smallest=1)
         rooms = self._rooms
-        subjects = await rooms.in_database(rooms.log.delete_events, list(request.event_ids), rooms.now_us())
+        subjects = await rooms.in_writing(rooms.log.delete_events, list(request.event_ids), rooms.now_us())
         for subject in subjects:
             rooms.states.drop(subject)
         return pb.DeleteEventsResponse(deleted_count=len(subjects))
@@ -126,7 +128,7 @@ class EventService(pb_grpc.EventServiceServicer):
         """Register or change event types."""
         queries.check_count("event_types", request.event_types, MAX_EVENT_TYPES, smallest=1)
         types = [convert.to_event_type(message) for message in request.event_types]
-        await self._rooms.in_database(self._rooms.event_type_store.upsert, types)
+        await self._rooms.in_writing(self._rooms.event_type_store.upsert, types)
         await self._rooms.refresh_event_types()
         return pb.UpsertEventTypesResponse(event_types=[convert.from_event_type(event_type) for event_type in types])
 
@@ -143,6 +145,8 @@ class EventService(pb_grpc.EventServiceServicer):
         results: list[event_pb2.EventResult | None] = []
         good: list[tuple[int, Event]] = []
         for index, message in enumerate(messages):
+            if index % _CHECKED_AT_ONCE == _CHECKED_AT_ONCE - 1:
+                await asyncio.sleep(0)  # other calls go on between the parts of a large batch
             try:
                 event = convert.to_event(message, backfill=backfill)
                 check_event(event, rooms.event_types, now_us, max_ahead_us=rooms.max_ahead_us)

@@ -64,9 +64,10 @@ class ModelService(pb_grpc.ModelServiceServicer):
         """Point a label at a generation and load what it names here."""
         _check_label(request.label)
         expected = request.expected_generation if request.HasField("expected_generation") else None
-        previous = await self._rooms.in_database(
+        previous = await self._rooms.in_writing(
             lambda: self._rooms.registry.set_label(request.label, request.generation, expected=expected)
         )
+        await self._rooms.mirror_label(request.label, request.generation)
         await self._rooms.generations.refresh(impatient=True)
         return pb.SetLabelResponse(previous_generation=previous)
 
@@ -76,7 +77,8 @@ class ModelService(pb_grpc.ModelServiceServicer):
         """Point a label back."""
         label = request.label or STABLE
         _check_label(label)
-        now, before = await self._rooms.in_database(self._rooms.registry.rollback, label)
+        now, before = await self._rooms.in_writing(self._rooms.registry.rollback, label)
+        await self._rooms.mirror_label(label, now)
         await self._rooms.generations.refresh(impatient=True)
         return pb.RollbackResponse(generation=now, previous_generation=before)
 

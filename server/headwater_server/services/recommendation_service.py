@@ -78,18 +78,19 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         generation, interests, _ = await rooms.recommender.interests(audience)
         available = queries.item_filter(pb.ItemFilter())
         now_us = rooms.now_us()
-        scorable = [
-            item_id
+        items = generation.items  # one state of it for rows, vectors and answer
+        scorable = {
+            item_id: row
             for item_id in dict.fromkeys(request.item_ids)
-            if available.passes(rooms.view.items.get(item_id), now_us) and generation.items.row(item_id) is not None
-        ]
+            if available.passes(rooms.view.items.get(item_id), now_us) and (row := items.row(item_id)) is not None
+        }
         response = pb.ScoreItemsResponse(
-            missing_item_ids=[item_id for item_id in request.item_ids if item_id not in set(scorable)],
+            missing_item_ids=[item_id for item_id in request.item_ids if item_id not in scorable],
             generation=generation.number,
             probability_reference=pb.PROBABILITY_REFERENCE_SAMPLED_EXPOSURE,
         )
         if scorable:
-            scores = await rooms.in_compute(generation.score, interests, scorable)
+            scores = await rooms.in_compute(generation.score, items, interests, list(scorable.values()))
             for index, item_id in enumerate(scorable):
                 probabilities = zip(generation.learned_types, scores.probabilities[index], strict=True)
                 response.scores.add(
@@ -135,7 +136,7 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us)
         slate = await rooms.recommender.recommend(query)
         slate_id = uuid.uuid4().hex
-        degraded = slate.degraded_parts + (["catalogue"] if rooms.catalogue_tail.is_behind else [])
+        degraded = slate.degraded_parts + (["database"] if rooms.database_is_away else [])
         for part in degraded:
             rooms.metrics.degraded.labels(part).inc()
         self._log_impression(query, slate, slate_id)

@@ -10,9 +10,11 @@ from headwater.v1 import user_service_pb2 as pb
 from headwater.v1 import user_service_pb2_grpc as pb_grpc
 from headwater_core.events import SubjectKind
 from headwater_core.feedback_log import subject_hash
-from headwater_server import queries
-from headwater_server.errors import NotBuiltError
+from headwater_server import convert, queries
+from headwater_server.profiles import make_profile
 from headwater_server.rooms import Rooms
+
+MAX_PROFILE_EVENTS = 1000
 
 
 class UserService(pb_grpc.UserServiceServicer):
@@ -25,8 +27,21 @@ class UserService(pb_grpc.UserServiceServicer):
     async def GetProfile(  # noqa: N802
         self, request: pb.GetProfileRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetProfileResponse:
-        """Not built yet."""
-        raise NotBuiltError("GetProfile is not built yet")
+        """Summarise the newest events; an unknown user has an empty profile."""
+        subject = queries.subject_of(request.user_id, request.visitor_id, exactly_one=True)
+        assert subject is not None  # exactly one is given
+        rooms = self._rooms
+        owner = await rooms.in_database(rooms.log.resolve, subject)
+        history = await rooms.in_database(rooms.log.history, owner, MAX_PROFILE_EVENTS)
+        profile = make_profile(history, rooms.view.items, rooms.event_types)
+        first_us, last_us = profile.first_event_time_us, profile.last_event_time_us
+        return pb.GetProfileResponse(
+            interests=[pb.Interest(category=category, share=share) for category, share in profile.interests],
+            event_counts=profile.event_counts,
+            first_event_time=None if first_us is None else convert.from_time_us(first_us),
+            last_event_time=None if last_us is None else convert.from_time_us(last_us),
+            recent_events=[convert.from_logged_event(logged) for logged in profile.recent_events],
+        )
 
     async def DeleteUser(  # noqa: N802
         self, request: pb.DeleteUserRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -36,16 +51,16 @@ class UserService(pb_grpc.UserServiceServicer):
         assert subject is not None  # exactly one is given
         rooms = self._rooms
         await rooms.impression_writer.flush()
-        erasure = await rooms.in_database(rooms.log.delete_subject, subject, rooms.now_us())
+        erasure = await rooms.in_writing(rooms.log.delete_subject, subject, rooms.now_us())
         if subject.kind is SubjectKind.USER:
             rooms.states.unlink(subject.id)
         else:
             rooms.states.drop(subject)
         rooms.impression_writer.forget(subject_hash(subject))
-        newest = await rooms.in_database(rooms.registry.list, None, 1)
+        last_allocated = await rooms.in_database(rooms.registry.last_allocated)
         return pb.DeleteUserResponse(
             events_deleted=erasure.events,
             impressions_deleted=erasure.impressions,
             linked_visitor_ids=erasure.visitors,
-            first_clean_generation=newest[0].number + 1 if newest else 0,
+            first_clean_generation=last_allocated + 1,
         )

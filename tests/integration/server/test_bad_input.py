@@ -327,6 +327,7 @@ BAD_REQUESTS: list[tuple[Any, str]] = [
     (catalog_service_pb2.DeleteItemsRequest(item_ids=[""]), "item_ids[0]"),
     (catalog_service_pb2.SetAvailabilityRequest(), "item_ids"),
     (user_service_pb2.DeleteUserRequest(), "user_id"),
+    (user_service_pb2.GetProfileRequest(), "user_id"),
     (user_service_pb2.DeleteUserRequest(user_id="a", visitor_id="b"), "user_id"),
     (user_service_pb2.DeleteUserRequest(user_id=TOO_LONG), "user_id"),
     (model_service_pb2.GetGenerationRequest(number=-1), "number"),
@@ -547,11 +548,27 @@ async def test_what_does_not_exist_is_named(stubs: Stubs, request_: Any, code: g
 @pytest.mark.parametrize(
     "request_",
     [
+        recommend(label="x" * 10_000),
+        catalog_service_pb2.UpsertItemsRequest(
+            items=[item_pb2.Item(item_id="i")], update_mask=FieldMask(paths=["x" * 10_000])
+        ),
+    ],
+    ids=["label", "update_mask"],
+)
+async def test_a_refusal_repeats_little_of_what_was_sent(stubs: Stubs, request_: Any) -> None:
+    """Enough to recognise it."""
+    refusal = await refused(stubs.method(request_)(request_))
+    assert "x" * 64 in refusal.message
+    assert len(refusal.message) < 400
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
         recommend(exploration=0.5),
         recommendation_service_pb2.SearchItemsRequest(query="x"),
-        user_service_pb2.GetProfileRequest(user_id="x"),
     ],
-    ids=["exploration", "SearchItems", "GetProfile"],
+    ids=["exploration", "SearchItems"],
 )
 async def test_what_is_not_built_yet_says_so(stubs: Stubs, request_: Any) -> None:
     """UNIMPLEMENTED, in words of ours."""
@@ -667,12 +684,17 @@ async def test_an_expired_deadline_gives_its_place_back(
 
 async def test_a_cancelled_stream_gives_its_place_back(server: HeadwaterServer, stubs: Stubs, until: Until) -> None:
     """A watcher and a writer who leave in the middle of their streams."""
+
+    def streams() -> float | None:
+        return server.rooms.metrics.registry.get_sample_value("headwater_streams_open")
+
     watch = stubs.models.WatchGenerations(model_service_pb2.WatchGenerationsRequest())
     writing = stubs.events.StreamEvents()
     await writing.write(event_service_pb2.StreamEventsRequest(sequence=1, events=[event("half-streamed")]))
     assert (await writing.read()).committed == 1  # type: ignore[attr-defined]
     assert (await watch.read()).generation.number == 1  # type: ignore[attr-defined]
-    await until(lambda: in_flight(server) == 2)
+    await until(lambda: streams() == 2)
+    assert in_flight(server) == 0  # both wait for something: neither takes a place from calls
     watch.cancel()
     writing.cancel()
-    await until(lambda: in_flight(server) == 0)
+    await until(lambda: streams() == 0)

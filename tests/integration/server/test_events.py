@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headwater.v1 import event_pb2
 from headwater.v1 import event_service_pb2 as pb
 from headwater.v1 import recommendation_service_pb2 as recommend_pb
+from headwater_core import event_types
+from headwater_core.events import BUILT_IN_EVENT_TYPES, Event
+from headwater_server import convert
 
 if TYPE_CHECKING:
     from headwater.v1.event_service_pb2_grpc import EventServiceAsyncStub
@@ -149,6 +154,45 @@ async def test_a_backfill_registers_the_types_it_meets(events: EventServiceAsync
     response = await events.WriteEvents(pb.WriteEventsRequest(events=[imported], backfill=True))
     assert refusals(response) == [""]
     assert refusals(await events.WriteEvents(pb.WriteEventsRequest(events=[event("2", event_type="listen")]))) == [""]
+
+
+async def test_a_backfill_of_too_many_types_loses_only_their_events(
+    events: EventServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Types are registered while there is room; events of the others are refused one by one, the rest is written."""
+    monkeypatch.setattr(event_types, "MAX_TYPES", len(BUILT_IN_EVENT_TYPES) + 2)
+    imported = [event(str(number), event_type=f"type-{number}") for number in range(4)]
+    response = await events.WriteEvents(pb.WriteEventsRequest(events=[*imported, event("like")], backfill=True))
+    assert refusals(response) == ["", "", "event_type", "event_type", ""]
+    again = await events.WriteEvents(pb.WriteEventsRequest(events=imported[1:], backfill=True))
+    assert refusals(again) == ["", "event_type", "event_type"]
+
+
+async def test_a_large_batch_lets_other_calls_go_on_while_it_is_checked(
+    events: EventServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing on the event loop waits for ten thousand checks in a row."""
+    turns = checked_in_a_row = longest = 0
+    convert_event = convert.to_event
+
+    def to_event(message: event_pb2.Event, *, backfill: bool = False) -> Event:
+        nonlocal checked_in_a_row, longest, turns
+        if turns:
+            turns = checked_in_a_row = 0
+        checked_in_a_row += 1
+        longest = max(longest, checked_in_a_row)
+        asyncio.get_running_loop().call_soon(others)
+        return convert_event(message, backfill=backfill)
+
+    def others() -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr(convert, "to_event", to_event)
+    many = [event(str(number)) for number in range(2_500)]
+    response = await events.WriteEvents(pb.WriteEventsRequest(events=many))
+    assert len(response.results) == len(many)
+    assert longest <= 1_000
 
 
 async def test_a_deleted_event_is_gone_from_log_and_history(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from headwater.v1 import event_pb2
+from headwater.v1 import catalog_service_pb2 as catalog_pb
+from headwater.v1 import event_pb2, item_pb2
 from headwater.v1 import event_service_pb2 as events_pb
 from headwater.v1 import model_service_pb2 as pb
 from headwater.v1 import recommendation_service_pb2 as recommend_pb
@@ -19,9 +21,11 @@ from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceSt
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.manifest import ITEM_TOWER, USER_TOWER, index_file
 from headwater_server.server import HeadwaterServer
+from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from headwater.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
     from headwater.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from headwater.v1.model_service_pb2_grpc import ModelServiceAsyncStub
     from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceAsyncStub
@@ -149,6 +153,76 @@ async def test_a_label_is_set_and_rolled_back(
     assert canary.previous_generation == 0
     answer = await recommendations.Recommend(recommend_pb.RecommendRequest(label="canary"))
     assert answer.generation == 1
+
+
+async def test_a_label_is_mirrored_beside_the_generations(
+    models: ModelServiceAsyncStub, settings: ServerSettings, publish: Publish
+) -> None:
+    """So that a server that finds the database away loads what was chosen by hand."""
+    publish(settings, seed=2)
+    store = ArtifactStore(settings.store_url)
+    await models.SetLabel(pb.SetLabelRequest(label="canary", generation=1))
+    assert store.read_label("canary") == 1
+    await models.Rollback(pb.RollbackRequest())
+    assert store.read_label("stable") == 1
+
+
+async def test_a_rollback_by_two_loads_what_came_before(
+    models: ModelServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    settings: ServerSettings,
+    publish: Publish,
+) -> None:
+    """Users seen last are warmed up in it, though vectors of two newer generations are kept for them."""
+    await serving(recommendations)
+    for seed in (2, 3):
+        publish(settings, seed=seed)
+        await models.Reload(pb.ReloadRequest())
+        await serving(recommendations)
+    await models.SetLabel(pb.SetLabelRequest(label="stable", generation=1))
+    assert await serving(recommendations) == 1
+
+
+async def test_a_generation_loads_beside_users_without_a_history(
+    models: ModelServiceAsyncStub,
+    catalog: CatalogServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    settings: ServerSettings,
+    publish: Publish,
+) -> None:
+    """Also when it has newer items to place, which nobody's interests rank."""
+    assert await serving(recommendations) == 1
+    publish(settings, seed=2)
+    new = item_pb2.Item(item_id="brand-new", title="Crime clue")
+    await catalog.UpsertItems(catalog_pb.UpsertItemsRequest(items=[new]))
+    assert list((await models.Reload(pb.ReloadRequest())).failures) == []
+    assert await serving(recommendations) == 2
+
+
+async def test_histories_are_kept_as_long_as_the_generations_read(server: HeadwaterServer) -> None:
+    """Twice as long, since events on unknown items are left out first; never shorter than before."""
+    stable = server.rooms.generations.by_label("stable")
+    for length, kept in ((50, 200), (300, 600), (100, 600)):
+        stable.config = dataclasses.replace(stable.config, history_length=length)
+        await asyncio.wait_for(server.rooms._prepare(stable), 20)
+        assert server.rooms.states.history_length == kept
+
+
+async def test_a_lease_names_what_is_being_loaded(
+    server: HeadwaterServer, models: ModelServiceAsyncStub, settings: ServerSettings, publish: Publish
+) -> None:
+    """Before its first file is read: nothing of it is deleted under the load."""
+    held: list[set[int]] = []
+    load_files = server.rooms.generations._load_files
+
+    def load(number: int) -> ServingGeneration:
+        held.append(server.rooms.registry.held_generations(server.rooms.now_us()))
+        return load_files(number)
+
+    server.rooms.generations._load_files = load  # type: ignore[method-assign]
+    publish(settings, seed=2)
+    await models.Reload(pb.ReloadRequest())
+    assert held == [{1, 2}]
 
 
 async def test_a_lease_tells_the_updater_what_is_loaded(

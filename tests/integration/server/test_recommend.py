@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import random
 import string
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,7 +23,10 @@ from headwater.v1 import model_service_pb2 as models_pb
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater_core.events import Subject, SubjectKind
+from headwater_core.features import FeatureStore
 from headwater_core.impressions import ImpressionLog
+from headwater_core.text import TextEncoder, text_hash
+from headwater_server import fresh
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 
@@ -132,6 +137,35 @@ async def test_a_search_is_part_of_the_history(
     await write(events, event("", "bob", event_type="search", query="rose summer"))
     other = await recommendations.EmbedUser(pb.EmbedUserRequest(user_id="bob"))
     assert other.interests != embedded.interests
+
+
+async def test_a_search_leaves_no_trace_in_the_database(
+    server: HeadwaterServer, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """Queries are personal: their features stay in memory."""
+    store = FeatureStore(server.rooms.database)
+    search = event("", user_id="", event_type="search", query="murder detective")
+    await recommendations.Recommend(pb.RecommendRequest(recent_events=[search]))
+    encoder = TextEncoder(server.rooms.settings.text_encoder_path)
+    assert store.get(encoder.id, [text_hash("murder detective")]) == {}
+    assert len(store.get(encoder.id, [text_hash(server.rooms.view.items["crime-00"].text())])) == 1
+
+
+async def test_searches_that_cannot_be_encoded_make_the_answer_degraded(
+    server: HeadwaterServer, recommendations: RecommendationServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history is read without their words; answers that rest on no search are whole."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(server.rooms.query_features, "_encoder", SimpleNamespace(encode=fail))
+    searched = [event("", user_id="", event_type="search", query="rose"), event("love-00", user_id="")]
+    answer = await recommendations.Recommend(pb.RecommendRequest(recent_events=searched, page_size=5))
+    assert list(answer.degraded_reasons) == ["queries unavailable"]
+    assert topics(answer) == {"love"}
+    whole = await recommendations.Recommend(pb.RecommendRequest(recent_events=searched[1:], page_size=5))
+    assert not whole.degraded
 
 
 async def test_a_visitors_events_become_the_users_with_the_first_event_that_names_both(
@@ -294,6 +328,19 @@ async def test_a_new_item_is_recommended_similar_and_scored_with_its_acknowledge
     assert topics(await recommendations.Recommend(pb.RecommendRequest(user_id="bob", page_size=5))) == {"crime"}
 
 
+async def test_a_new_item_is_placed_however_long_its_text_takes(
+    server: HeadwaterServer,
+    catalog: CatalogServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Acknowledged means recommendable, also when the patience of those who wait in the background has ended."""
+    monkeypatch.setattr(fresh, "PATIENCE_S", -1.0)
+    await upsert(catalog, item_pb2.Item(item_id="brand-new", title="Crime clue"))
+    similar = await recommendations.SimilarItems(pb.SimilarItemsRequest(item_id="brand-new", page_size=5))
+    assert topics(similar) == {"crime"}
+
+
 async def test_an_item_without_any_text_is_kept_and_cannot_be_placed(
     catalog: CatalogServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
 ) -> None:
@@ -425,6 +472,42 @@ async def test_scores_have_a_probability_per_type_and_a_value(
     assert after.scores[0].score > after.scores[1].score
     nobody = await recommendations.ScoreItems(pb.ScoreItemsRequest(item_ids=asked))
     assert [score.score for score in nobody.scores] == [0.0, 0.0]
+
+
+async def test_the_expected_value_is_that_of_the_type_with_most_values(
+    server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """Ratings around 3.5 here, though purchases, first by name, have values too; none when no type has."""
+    await write(events, event("space-00"))
+    request = pb.ScoreItemsRequest(user_id="ada", item_ids=["space-01"])
+    assert 1.0 < (await recommendations.ScoreItems(request)).scores[0].expected_value < 6.0
+    stable = server.rooms.generations.by_label("stable")
+    stable.config = dataclasses.replace(stable.config, value_type="")
+    assert not (await recommendations.ScoreItems(request)).scores[0].HasField("expected_value")
+
+
+async def test_scores_stay_with_their_items_whatever_goes_meanwhile(
+    server: HeadwaterServer,
+    catalog: CatalogServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new item is deleted between the choice of the rows and the scoring of them."""
+    await upsert(catalog, item_pb2.Item(item_id="brand-new", title="Crime clue"))
+    request = pb.ScoreItemsRequest(
+        item_ids=["brand-new", "space-01", "love-01"],
+        recent_events=[event("love-00", user_id="", event_type="click")],
+    )
+    before = await recommendations.ScoreItems(request)
+    in_compute = server.rooms.in_compute
+
+    async def delete_first(call: Callable[..., Any], *arguments: Any) -> Any:
+        for generation in server.rooms.generations.loaded:
+            generation.items = generation.items.without_fresh(["brand-new"])
+        return await in_compute(call, *arguments)
+
+    monkeypatch.setattr(server.rooms, "in_compute", delete_first)
+    assert list((await recommendations.ScoreItems(request)).scores) == list(before.scores)
 
 
 async def test_a_user_is_embedded_in_the_space_of_the_items(

@@ -19,6 +19,7 @@ from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater.v1.user_service_pb2_grpc import UserServiceStub
+from headwater_core.feedback_log import ErasureRecord
 from headwater_core.impressions import ImpressionLog
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
@@ -154,6 +155,34 @@ async def test_a_new_item_and_a_hidden_one_reach_the_other_server(pair: Pair) ->
     assert "love-01" not in shown
 
 
+async def test_many_erasures_are_followed_at_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many pages they fill; the links are read once."""
+    names = ("ada", "bob", "eve")
+    await pair.write(*(event("space-00", user_id=name) for name in names))
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    for name in names:
+        assert await pair.history_length(user_id=name) == 1
+        await UserServiceStub(pair.to_first).DeleteUser(users_pb.DeleteUserRequest(user_id=name))
+    log = pair.second.rooms.log
+    reads: list[str] = []
+    erasures_after, links = log.erasures_after, log.links
+
+    def one_erasure_after(number: int) -> list[ErasureRecord]:
+        reads.append("erasures")
+        return erasures_after(number, 1)
+
+    def read_links() -> dict[str, str]:
+        reads.append("links")
+        return links()
+
+    monkeypatch.setattr(log, "erasures_after", one_erasure_after)
+    monkeypatch.setattr(log, "links", read_links)
+    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    assert reads == ["erasures"] * 4 + ["links"]
+    for name in names:
+        assert await pair.history_length(user_id=name) == 0
+
+
 async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
     """Events, linked visitors' too, impressions, states and links: on both servers, and in the database."""
     await pair.write(
@@ -173,6 +202,10 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
             await RecommendationServiceStub(channel).Recommend(request)
     await asyncio.wait_for(pair.second.rooms.impression_writer.flush(), 20)
     users = UserServiceStub(pair.to_first)
+    profile = await users.GetProfile(users_pb.GetProfileRequest(visitor_id="cookie"))
+    assert dict(profile.event_counts) == {"like": 3}
+    assert profile.recent_events[0].item_id == "love-01"
+    assert {interest.category for interest in profile.interests} == {"space", "love"}
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await users.DeleteUser(users_pb.DeleteUserRequest(visitor_id="cookie"))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -188,6 +221,7 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
         for embed in (pb.EmbedUserRequest(user_id="ada"), pb.EmbedUserRequest(visitor_id="cookie")):
             embedded = await RecommendationServiceStub(channel).EmbedUser(embed)
             assert embedded.history_length == 0
+    assert users_pb.GetProfileResponse() == await users.GetProfile(users_pb.GetProfileRequest(user_id="ada"))
     assert ImpressionLog(pair.first.rooms.database).count() == 2
     # The visitor is nobody's now: what it does is its own again, on both servers.
     await pair.write(event("space-05", user_id="", visitor_id="cookie"))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import threading
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 import pytest
+import structlog
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -18,16 +22,21 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from headwater.v1 import catalog_service_pb2 as catalog_pb
-from headwater.v1 import event_pb2
+from headwater.v1 import event_pb2, item_pb2
 from headwater.v1 import event_service_pb2 as events_pb
 from headwater.v1 import model_service_pb2 as models_pb
 from headwater.v1 import recommendation_service_pb2 as pb
+from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.model_service_pb2_grpc import ModelServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater_core.database import Database
 from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
+from headwater_core.events import BUILT_IN_EVENT_TYPES, Event
+from headwater_core.feedback_log import FeedbackLog
 from headwater_core.impressions import ImpressionLog
+from headwater_server import interceptor, main, rooms
+from headwater_server import server as server_module
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from headwater_server.tokens import ConsistencyToken
@@ -138,14 +147,13 @@ async def test_metrics_count_calls_and_name_nobody(
 
 
 async def test_calls_over_the_limit_are_refused_with_a_hint(
-    start_server: StartServer, connect: Connect, settings: ServerSettings
+    start_server: StartServer, connect: Connect, settings: ServerSettings, until: Until
 ) -> None:
     """RESOURCE_EXHAUSTED, pushback and RetryInfo; a place that is given back is given out again."""
     server = await start_server(settings, max_in_flight=1, retry_after_ms=1250)
     channel = connect(server)
-    watch = ModelServiceStub(channel).WatchGenerations(models_pb.WatchGenerationsRequest())
-    await asyncio.wait_for(watch.read(), 20)
     recommendations = RecommendationServiceStub(channel)
+    writing = await _hold_a_place(server, channel, until)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await recommendations.Recommend(pb.RecommendRequest())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -157,15 +165,92 @@ async def test_calls_over_the_limit_are_refused_with_a_hint(
     assert (hint.retry_delay.seconds, hint.retry_delay.nanos) == (1, 250_000_000)
     health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     assert health.status == SERVING  # health is asked for under any load
-    watch.cancel()
+    await writing.finish()
+    await recommendations.Recommend(pb.RecommendRequest())
 
-    async def ask() -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            await recommendations.Recommend(pb.RecommendRequest())
-            return
-        await ask()
 
-    await asyncio.wait_for(ask(), 20)
+class _Writing(NamedTuple):
+    """A write that waits for its commit until it is told to finish."""
+
+    call: asyncio.Task[object]
+    gate: threading.Event
+
+    async def finish(self) -> None:
+        self.gate.set()
+        await asyncio.wait_for(self.call, 20)
+
+
+async def _hold_a_place(
+    server: HeadwaterServer, channel: grpc.aio.Channel, until: Until, *, in_stream: bool = False
+) -> _Writing:
+    """Begin a write that takes a place among the calls in flight, and holds it."""
+    gate = threading.Event()
+    append = server.rooms.log.append
+
+    def wait_and_append(*arguments: Any) -> Any:
+        gate.wait(20)
+        return append(*arguments)
+
+    server.rooms.log.append = wait_and_append  # type: ignore[method-assign,assignment]
+    stub = EventServiceStub(channel)
+
+    async def stream() -> object:
+        call = stub.StreamEvents()
+        await call.write(events_pb.StreamEventsRequest(sequence=1, events=like("held").events))
+        answer = await call.read()
+        await call.done_writing()
+        return answer
+
+    async def write() -> object:
+        return await stub.WriteEvents(like("held"))
+
+    writing = asyncio.create_task(stream() if in_stream else write())
+    metrics = server.rooms.metrics.registry
+    await until(lambda: metrics.get_sample_value("headwater_calls_in_flight") == 1)
+    server.rooms.log.append = append  # type: ignore[method-assign]
+    return _Writing(writing, gate)
+
+
+async def test_open_streams_hold_no_places(
+    start_server: StartServer, connect: Connect, settings: ServerSettings, until: Until
+) -> None:
+    """Watchers and writers who wait keep nobody out, however many; a batch being written counts like a call."""
+    server = await start_server(settings, max_in_flight=1)
+    channel = connect(server)
+    recommendations = RecommendationServiceStub(channel)
+    watch = ModelServiceStub(channel).WatchGenerations(models_pb.WatchGenerationsRequest())
+    await asyncio.wait_for(watch.read(), 20)
+    idle = EventServiceStub(channel).StreamEvents()
+    await idle.write(events_pb.StreamEventsRequest(sequence=1, events=like("1").events))
+    await asyncio.wait_for(idle.read(), 20)
+    await recommendations.Recommend(pb.RecommendRequest())
+    writing = await _hold_a_place(server, channel, until, in_stream=True)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await recommendations.Recommend(pb.RecommendRequest())
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await writing.finish()
+    await recommendations.Recommend(pb.RecommendRequest())
+    for call in (watch, idle):
+        call.cancel()
+    metrics = server.rooms.metrics.registry
+    await until(lambda: metrics.get_sample_value("headwater_streams_open") == 0)
+    seconds = {"method": "WatchGenerations"}
+    assert metrics.get_sample_value("headwater_call_seconds_count", seconds) is None
+
+
+async def test_streams_have_a_limit_of_their_own(
+    server: HeadwaterServer, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One too many is refused as a call is."""
+    monkeypatch.setattr(interceptor, "MAX_STREAMS", 1)
+    models = ModelServiceStub(channel)
+    first = models.WatchGenerations(models_pb.WatchGenerationsRequest())
+    await asyncio.wait_for(first.read(), 20)
+    second = models.WatchGenerations(models_pb.WatchGenerationsRequest())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(second.read(), 20)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    first.cancel()
 
 
 # --- the database goes away
@@ -188,7 +273,7 @@ def without_database(server: HeadwaterServer) -> Iterator[None]:
 async def test_without_its_database_a_server_answers_from_memory(
     server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
 ) -> None:
-    """Known users' slates stay, strangers' are popular and say degraded, writes are UNAVAILABLE; then all is back."""
+    """Known users' slates stay, strangers' are popular, all say degraded, writes are UNAVAILABLE; then all is back."""
     await events.WriteEvents(like("1"))
     await events.WriteEvents(like("2", "bob", "love-00"))
     known = pb.RecommendRequest(user_id="ada", page_size=5)
@@ -198,6 +283,7 @@ async def test_without_its_database_a_server_answers_from_memory(
             await asyncio.wait_for(server.rooms.follow(), 20)
         during = await recommendations.Recommend(known)
         assert [result.item_id for result in during.results] == [result.item_id for result in before.results]
+        assert list(during.degraded_reasons) == ["database unavailable"]
         stranger = await recommendations.Recommend(pb.RecommendRequest(user_id="bob"))
         assert stranger.degraded
         assert "history unavailable" in stranger.degraded_reasons
@@ -222,7 +308,122 @@ async def test_without_its_database_a_server_answers_from_memory(
     assert ImpressionLog(server.rooms.database).count() == 4  # those of the outage were kept
 
 
+@pytest.mark.faults
+async def test_a_database_that_does_not_answer_counts_as_away(
+    server: HeadwaterServer, recommendations: RecommendationServiceAsyncStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers do not wait for it: without the history they say degraded; where it is needed they are UNAVAILABLE."""
+    gate = threading.Event()
+    rooms_ = server.rooms
+    monkeypatch.setattr(rooms_.log, "recall", lambda *_: gate.wait(20))
+    monkeypatch.setattr(rooms_.database, "counters", lambda *_: gate.wait(20))
+    monkeypatch.setattr(rooms_.recommender, "_state_limit_s", 0.01)
+    monkeypatch.setattr(rooms, "_LOOK_LIMIT_S", 0.01)
+    try:
+        with pytest.raises(DatabaseUnavailableError, match="did not answer"):
+            await asyncio.wait_for(rooms_.follow(), 20)
+        answer = await recommendations.Recommend(pb.RecommendRequest(user_id="ada"))
+        assert list(answer.degraded_reasons) == ["history unavailable", "database unavailable"]
+        token = ConsistencyToken("default", 3).seal()
+        for call in (
+            recommendations.EmbedUser(pb.EmbedUserRequest(user_id="ada")),
+            recommendations.Recommend(pb.RecommendRequest(user_id="ada", min_consistency_token=token)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    finally:
+        gate.set()
+
+
+async def test_reads_do_not_wait_behind_writes(server: HeadwaterServer) -> None:
+    """However many writes wait for their turn."""
+    gate = threading.Event()
+    writes = [asyncio.create_task(server.rooms.in_writing(gate.wait, 20)) for _ in range(50)]
+    try:
+        assert await asyncio.wait_for(server.rooms.in_database(server.rooms.log.head), 10) == 0
+        assert not any(write.done() for write in writes)
+    finally:
+        gate.set()
+    await asyncio.gather(*writes)
+
+
 # --- beginning and end
+
+
+async def test_a_start_waits_for_the_database(
+    settings: ServerSettings, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on where it stopped, and counts nothing twice."""
+    monkeypatch.setattr(server_module, "_DATABASE_PAUSE_S", 0.0)
+    server = HeadwaterServer(settings)
+    log = FeedbackLog(server.rooms.database)
+    log.append([Event("1", "like", user_id="ada", item_id="space-00")], 1)
+    migrate, catch_up = server.rooms.database.migrate, server.rooms.log_tail.catch_up
+    failures = [DatabaseUnavailableError("away while it reads"), DatabaseUnavailableError("away")]
+
+    def fail_first() -> None:
+        if len(failures) == 2:
+            raise failures.pop()
+        migrate()
+
+    async def fail_after() -> int:
+        applied = await catch_up()
+        if failures:
+            raise failures.pop()
+        return applied
+
+    monkeypatch.setattr(server.rooms.database, "migrate", fail_first)
+    monkeypatch.setattr(server.rooms.log_tail, "catch_up", fail_after)
+    await asyncio.wait_for(server.start(), 60)
+    try:
+        assert failures == []
+        assert server.rooms.popularity.score("space-00") == BUILT_IN_EVENT_TYPES["like"].weight
+        answer = await RecommendationServiceStub(connect(server)).Recommend(pb.RecommendRequest(user_id="ada"))
+        assert answer.results
+    finally:
+        await asyncio.wait_for(server.stop(0.0), 60)
+
+
+async def test_a_server_that_waits_for_its_database_can_be_ended() -> None:
+    """By the signal that ends it at any other time."""
+    settings = ServerSettings(
+        port=0, metrics_port=None, database_url="postgresql://nobody@127.0.0.1:1/nothing", store_url="memory://nothing"
+    )
+    serving = asyncio.create_task(main._serve(settings))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(os.kill, os.getpid(), signal.SIGTERM)
+    try:
+        await asyncio.wait_for(serving, 60)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def test_without_a_text_encoder_items_are_written_and_the_caller_is_told(
+    start_server: StartServer, connect: Connect, settings: ServerSettings, tmp_path: Path
+) -> None:
+    """FAILED_PRECONDITION and what is missing; deferred, nothing is amiss."""
+    catalog = CatalogServiceStub(connect(await start_server(settings, text_encoder_path=str(tmp_path / "nowhere"))))
+    request = catalog_pb.UpsertItemsRequest(items=[item_pb2.Item(item_id="brand-new", title="Crime clue")])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await catalog.UpsertItems(request)
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "nowhere" in str(caught.value.details())
+    assert len((await catalog.GetItems(catalog_pb.GetItemsRequest(item_ids=["brand-new"]))).items) == 1
+    request.defer_features = True
+    assert (await catalog.UpsertItems(request)).upserted_count == 1
+
+
+async def test_a_text_encoder_that_cannot_be_loaded_is_logged(
+    settings: ServerSettings, start_server: StartServer, tmp_path: Path
+) -> None:
+    """At the start, before anybody needs it."""
+    with structlog.testing.capture_logs() as logs:
+        server = await start_server(settings, text_encoder_path=str(tmp_path / "nowhere"))
+        await asyncio.wait_for(server.rooms.load_text_encoder(), 20)
+    assert "text_encoder_not_loaded" in {entry["event"] for entry in logs}
 
 
 async def test_a_stop_lets_a_call_under_way_end(settings: ServerSettings, connect: Connect, until: Until) -> None:
@@ -280,6 +481,15 @@ async def test_an_address_in_use_is_a_configuration_error(server: HeadwaterServe
     with pytest.raises(ConfigurationError, match="metrics port"):
         taken = settings.model_copy(update={"metrics_port": server.metrics_port})
         await asyncio.wait_for(HeadwaterServer(taken).start(), 60)
+
+
+async def test_hiding_an_item_changes_its_update_time(catalog: CatalogServiceAsyncStub) -> None:
+    """It is a change like any other."""
+    get = catalog_pb.GetItemsRequest(item_ids=["space-03"])
+    before = (await catalog.GetItems(get)).items[0].update_time
+    await catalog.SetAvailability(catalog_pb.SetAvailabilityRequest(item_ids=["space-03"], available=False))
+    after = (await catalog.GetItems(get)).items[0].update_time
+    assert after.seconds > before.seconds
 
 
 async def test_items_are_listed_and_fetched(catalog: CatalogServiceAsyncStub) -> None:

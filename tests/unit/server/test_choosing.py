@@ -51,6 +51,34 @@ def test_a_removed_item_is_not_ranked_again() -> None:
     assert "a" not in list(popularity.ranking())
 
 
+def test_only_known_items_are_ranked() -> None:
+    """An event may name anything; what becomes known later is ranked by what was counted before."""
+    known = {"a"}
+    popularity = RecentPopularity(known=known)
+    popularity.add("a", 1.0)
+    popularity.add("b", 2.0)
+    assert list(popularity.ranking()) == ["a"]
+    known.add("b")
+    popularity.admit("b")
+    popularity.admit("never counted")
+    assert list(popularity.ranking()) == ["b", "a"]
+
+
+def test_popularity_is_bounded_however_many_ids_events_name() -> None:
+    """Over the bound the least popular go, and so does what has decayed to nothing."""
+    popularity = RecentPopularity(half_life_events=1_000_000, capacity=100)
+    for number in range(20_000):
+        popularity.add(f"item-{number}", 1.0)
+        popularity.add("popular", 1.0)
+    assert len(popularity) <= 100 + 10_000
+    assert next(popularity.ranking()) == "popular"
+    fading = RecentPopularity(half_life_events=10)
+    fading.add("old", 1.0)
+    for _ in range(10_000):
+        fading.add("new", 1.0)
+    assert list(fading.ranking()) == ["new"]
+
+
 # --- filters
 
 NOW_US = 1_000
@@ -94,19 +122,30 @@ def test_hidden_and_expired_items_pass_only_when_asked_for() -> None:
     assert ItemFilter().passes(expired, NOW_US - 1)
 
 
-def test_matching_finds_what_passes() -> None:
-    """By category or over everything; a category that no item has matches nothing."""
+def test_candidates_are_all_that_can_pass() -> None:
+    """By category or over everything; a category that no item has has none; later changes do not touch them."""
     view = CatalogueView()
     items = [Item("a", categories=("x",)), Item("b", categories=("x", "y")), Item("c", available=False)]
     for revision, item in enumerate(items, start=1):
         view.apply(ItemChange(revision, item.item_id, item))
-    assert set(ItemFilter().matching(view, NOW_US)) == {"a", "b"}
-    assert set(ItemFilter(categories=frozenset({"x"})).matching(view, NOW_US)) == {"a", "b"}
-    assert set(ItemFilter(categories=frozenset({"y", "z"})).matching(view, NOW_US)) == {"b"}
-    assert set(ItemFilter(categories=frozenset({"z"})).matching(view, NOW_US)) == set()
+    everything = ItemFilter().candidates(view)
+    assert set(ItemFilter(categories=frozenset({"x"})).candidates(view)) == {"a", "b"}
+    assert set(ItemFilter(categories=frozenset({"y", "z"})).candidates(view)) == {"b"}
+    assert ItemFilter(categories=frozenset({"z"})).candidates(view) == []
     view.apply(ItemChange(4, "b", None))
-    assert set(ItemFilter(categories=frozenset({"y"})).matching(view, NOW_US)) == set()
+    assert ItemFilter(categories=frozenset({"y"})).candidates(view) == []
+    assert set(everything) == {"a", "b", "c"}
     assert view.revision == 4
+
+
+def test_a_changed_item_is_replaced_in_its_place() -> None:
+    """A thread that looks it up meanwhile finds the old one or the new one: it is never taken out first."""
+    view = CatalogueView()
+    for revision, item_id in enumerate(("a", "b"), start=1):
+        view.apply(ItemChange(revision, item_id, Item(item_id, categories=("x",))))
+    view.apply(ItemChange(3, "a", Item("a", categories=("y",))))
+    assert list(view.items) == ["a", "b"]
+    assert (view.in_category("x"), view.in_category("y")) == ({"b"}, {"a"})
 
 
 # --- strategy

@@ -63,6 +63,14 @@ def test_a_selective_filters_matches_are_scored_exactly(space: ItemSpace) -> Non
     assert found(space, 10, only=[]) == []
 
 
+def test_nobodys_interests_find_nothing(space: ItemSpace) -> None:
+    """Whether there are newer items or not, and whatever is asked for."""
+    newer = space.with_fresh(["new"], vectors((2.5,)))
+    for each in (space, newer):
+        assert each.retrieve(each.no_interests(), 10, everything) == []
+        assert each.retrieve(each.no_interests(), 10, everything, only=["a", "new"]) == []
+
+
 def test_newer_items_are_found_among_the_others(space: ItemSpace) -> None:
     """In their place by score, marked as fresh; what the generation knows is not replaced."""
     newer = space.with_fresh(["new", "a"], vectors((2.5,), (-9.0,)))

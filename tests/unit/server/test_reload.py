@@ -7,7 +7,7 @@ import gc
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ import pytest
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
 from headwater_core.errors import ArtifactError, DatabaseUnavailableError
+from headwater_core.manifest import FileEntry
 from headwater_core.registry import GenerationRecord, GenerationRegistry
 from headwater_server.errors import NotReadyError
 from headwater_server.metrics import ServerMetrics
-from headwater_server.reload import Generations
+from headwater_server.reload import Failure, Generations
 from headwater_server.serving_generation import ServingGeneration
 
 DEADLINE_S = 20
@@ -33,6 +34,7 @@ class Loaded:
 
     class _Manifest:
         watermark = 0
+        files: ClassVar[dict[str, FileEntry]] = {}
 
     items = _Items()
     manifest = _Manifest()
@@ -55,6 +57,8 @@ class World:
         self.gate.set()
         self.loads: list[int] = []
         self.prepared: list[int] = []
+        self.announced: list[tuple[set[int], int | None, int]] = []
+        """What was loaded, what was to be loaded, and how many loads had begun."""
         self.is_away = False
         self.metrics = ServerMetrics()
         self.generations = Generations(
@@ -63,7 +67,8 @@ class World:
             lambda texts: np.zeros((len(texts), 1), dtype=np.float32),
             self.metrics,
             run_in_database=self._in_database,
-            run_in_loader=self._load,
+            run_in_loader=self._in_loader,
+            announce=self._announce,
             prepare=self._prepare,
         )
 
@@ -72,7 +77,17 @@ class World:
             raise DatabaseUnavailableError("away")
         return call(*arguments)
 
-    async def _load(self, _: Callable[..., Any], number: int) -> ServingGeneration:
+    async def _in_loader(self, call: Callable[..., Any], argument: Any) -> Any:
+        if call == self.store.trim_cache:
+            return call(argument)
+        return await self._load(argument)
+
+    async def _announce(self) -> None:
+        if self.is_away:
+            raise DatabaseUnavailableError("away")
+        self.announced.append((self.loaded, self.generations.loading, len(self.loads)))
+
+    async def _load(self, number: int) -> ServingGeneration:
         self.loads.append(number)
         await self.gate.wait()
         if number in self.load_error:
@@ -191,6 +206,45 @@ async def test_a_failed_generation_is_tried_again_after_growing_pauses(world: Wo
     world.load_error.clear()
     await world.refresh(impatient=True)
     assert (world.serving, world.generations.failures) == (1, {})
+
+
+async def test_a_generation_may_fail_for_months(world: World) -> None:
+    """The pause stops growing, whatever the number of attempts."""
+    world.publish(1)
+    world.load_error[1] = ArtifactError("read", "x", "is missing")
+    world.generations.failures[1] = Failure("is missing", 5_000, 0.0)
+    await world.refresh()
+    assert world.generations.failures[1].attempts == 5_001
+
+
+async def test_what_is_about_to_load_is_announced_first(world: World) -> None:
+    """So that the updater deletes no file of it meanwhile."""
+    world.publish(1)
+    await world.refresh()
+    world.publish(2)
+    await world.refresh()
+    assert world.announced == [(set(), 1, 0), ({1}, 2, 1)]
+
+
+async def test_local_copies_are_trimmed_after_a_swap(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the files of what is loaded, once per change; when that fails the swap counts all the same."""
+    trims: list[list[FileEntry]] = []
+
+    def trim_cache(entries: list[FileEntry]) -> int:
+        trims.append(entries)
+        if len(trims) == 2:
+            raise OSError("no permission")
+        return 0
+
+    monkeypatch.setattr(world.store, "trim_cache", trim_cache)
+    entry = FileEntry(sha256="0" * 64, bytes=1)
+    monkeypatch.setitem(Loaded._Manifest.files, "user_tower.safetensors", entry)
+    for number in (1, 2, 3):
+        world.publish(number)
+        await world.refresh()
+        await world.refresh()
+    assert trims == [[entry], [entry] * 2, [entry] * 2]
+    assert world.serving == 3
 
 
 async def test_another_generation_ends_the_failure_of_the_one_before(world: World) -> None:

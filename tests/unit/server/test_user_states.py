@@ -305,6 +305,22 @@ async def test_without_the_database_what_is_held_is_answered() -> None:
     await get(states, user("bob"))
 
 
+async def test_longer_histories_are_read_anew() -> None:
+    """When a generation reads further back than what is kept, what was cut is not extended but forgotten."""
+    log = Log()
+    for number in range(LENGTH):
+        log.write(f"item-{number}", "ada")
+    states = store(log)
+    await get(states, USERS[0])
+    states.keep_at_least(LENGTH - 1)
+    assert (states.history_length, len(states)) == (LENGTH, 1)
+    states.keep_at_least(LENGTH + 1)
+    assert (states.history_length, len(states)) == (LENGTH + 1, 0)
+    await get(states, USERS[0])
+    states.apply(log.write("one-more", "ada"))
+    assert len((await get(states, USERS[0])).history) == LENGTH + 1
+
+
 async def test_the_least_recently_used_state_goes_first() -> None:
     """Using one keeps it."""
     log = Log()

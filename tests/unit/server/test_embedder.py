@@ -1,0 +1,76 @@
+"""User vectors are kept for the generations asked for last, and rest on the whole history that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from headwater_core.events import HistoryEvent
+from headwater_core.shards import Vectors
+from headwater_server.embedder import UserEmbedder
+from headwater_server.metrics import ServerMetrics
+from headwater_server.serving_generation import ServingGeneration
+from headwater_server.user_states import UserState
+
+
+class Generation:
+    """Answers with its own number, and notes the histories it was given."""
+
+    class config:  # noqa: N801 - stands for an attribute
+        history_length = 2
+
+    class items:  # noqa: N801 - stands for an attribute
+        version = 0
+
+        @staticmethod
+        def knows(_: str) -> bool:
+            return True
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.embedded: list[Sequence[HistoryEvent]] = []
+
+    def embed(self, histories: Sequence[Sequence[HistoryEvent]]) -> list[Vectors]:
+        self.embedded += histories
+        return [np.full((1, 1), self.number, dtype=np.float32) for _ in histories]
+
+    @property
+    def serving(self) -> ServingGeneration:
+        return cast(ServingGeneration, self)
+
+
+async def run(call: Callable[..., Any], *arguments: Any) -> Any:
+    return call(*arguments)
+
+
+@pytest.fixture
+async def embedder() -> AsyncIterator[UserEmbedder]:
+    embedder = UserEmbedder(run, ServerMetrics(), batch_tokens=100)
+    embedder.start()
+    yield embedder
+    await embedder.stop()
+
+
+def history(length: int) -> list[HistoryEvent]:
+    return [HistoryEvent(number, number, "click", f"item-{number}") for number in range(1, length + 1)]
+
+
+async def test_an_older_generation_keeps_its_vectors_too(embedder: UserEmbedder) -> None:
+    """After a rollback, or beside a newer canary: what was asked for last stays, whatever its number."""
+    state = UserState(history=history(1), version=1)
+    generations = [Generation(number) for number in (3, 2, 1)]
+    for generation in generations:
+        for _ in range(2):
+            assert (await embedder.of_state(generation.serving, state)).item() == generation.number
+        assert len(generation.embedded) == 1
+    assert list(state.vectors) == [2, 1]
+
+
+async def test_a_generation_gets_the_whole_history(embedder: UserEmbedder) -> None:
+    """It leaves out what it cannot read before it takes its last events."""
+    generation = Generation(1)
+    await embedder.of_state(generation.serving, UserState(history=history(5), version=5))
+    assert [event.position for event in generation.embedded[0]] == [1, 2, 3, 4, 5]
