@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwater_core.artifact_store import ArtifactStore
-from headwater_core.errors import ArtifactError
+from headwater_core.co_visit_files import CoVisits, SuccessorLists
+from headwater_core.co_visits import Blend
+from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.manifest import ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
 from headwater_core.shards import Delta, Retriever, Shard, VectorTable
 
@@ -22,6 +24,8 @@ class LoadedGeneration:
     delta: Delta
     table: VectorTable
     retriever: Retriever
+    co_visits: CoVisits
+    blend: Blend
 
     @property
     def number(self) -> int:
@@ -63,4 +67,22 @@ class LoadedGeneration:
         if table.item_count != manifest.item_count:
             reason = f"has {table.item_count} items; the manifest says {manifest.item_count}"
             raise ArtifactError("load", f"generation {number}", reason)
-        return cls(manifest, files, shards, delta, table, Retriever(shards, delta, table))
+        retriever, co_visits = Retriever(shards, delta, table), _co_visits(manifest, files, table)
+        return cls(manifest, files, shards, delta, table, retriever, co_visits, _blend(manifest))
+
+
+def _co_visits(manifest: Manifest, files: dict[str, Path], table: VectorTable) -> CoVisits:
+    base = SuccessorLists.empty()
+    if manifest.co_visits is not None:
+        base = SuccessorLists.load(files[manifest.co_visits])
+    delta = SuccessorLists.empty(base)
+    if manifest.co_visits_delta is not None:
+        delta = SuccessorLists.load(files[manifest.co_visits_delta], base)
+    return CoVisits(base, delta, table)
+
+
+def _blend(manifest: Manifest) -> Blend:
+    try:
+        return Blend.from_dict(manifest.blend)
+    except InvalidFieldError as error:
+        raise ArtifactError("load", f"generation {manifest.number}", f"blend.{error}") from error

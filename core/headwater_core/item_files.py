@@ -1,4 +1,4 @@
-"""`*.items.safetensors`: item ids and exact vectors, written once and mapped into memory by every reader.
+"""safetensors files of item ids and numbers about them, written once and mapped into memory by every reader.
 
 The safetensors package copies a tensor when it hands it to numpy, so the header is read here and the tensors are
 views into one read-only mapping. Every size is checked before it is used: the file may come from anywhere.
@@ -19,7 +19,12 @@ import safetensors.numpy
 from headwater_core.errors import ArtifactError
 
 _MAX_HEADER_BYTES = 1 << 20
-_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype(np.uint8), "I64": np.dtype(np.int64), "F32": np.dtype(np.float32)}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "U8": np.dtype(np.uint8),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "F32": np.dtype(np.float32),
+}
 
 Layout = Mapping[str, tuple[str, int]]
 """Tensor name → (safetensors dtype, number of dimensions): exactly what a file must hold."""

@@ -5,7 +5,8 @@ Letters in shapes: P targets, N candidate items, M sampled negatives, K interest
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from torch.nn import functional as F  # noqa: N812 the name every reader of PyTo
 
 _CHUNK_ELEMENTS = 4_000_000
 """Logits held at a time (16 MB): what bounds the memory of the full softmax, however many targets there are."""
+
+
+class Offsets(NamedTuple):
+    """What is added to some candidates' logits; the others' stay as they are. One of minus infinity leaves it out."""
+
+    places: Tensor
+    """(P, S) int64, which candidates; one that is named twice has the same value twice."""
+    values: Tensor
+    """(P, S) float32; never minus infinity for the target itself."""
 
 
 class _FullSoftmax(torch.autograd.Function):
@@ -23,24 +33,35 @@ class _FullSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor, offsets: Offsets | None
+    ) -> Tensor:
         p, k, d = interests.shape
         n = items.shape[0]
+        # Several interests need exact logits: rounded ones tie, and a tie has two best interests.
+        kind = torch.bfloat16 if k == 1 and has_fast_bfloat16() else interests.dtype
         total_weight = weights.sum().clamp_min(1e-12)
         interests_gradient = torch.empty_like(interests)
         items_gradient = torch.zeros_like(items)
         chunk = max(1, min(p, _CHUNK_ELEMENTS // (n * k)))
-        buffer = items.new_empty(chunk * k, n)
-        best_buffer = items.new_empty(chunk, n)
+        buffer, best_buffer = items.new_empty(chunk * k, n, dtype=kind), items.new_empty(chunk, n)
+        item_factors = items.to(kind)  # (N, d)
         loss = items.new_zeros(())
         for start in range(0, p, chunk):
             stop = min(start + chunk, p)
             c = stop - start
             rows = torch.arange(c)
-            flat = interests[start:stop].reshape(c * k, d)
-            logits = torch.mm(flat, items.T, out=buffer[: c * k]).view(c, k, n)
-            best = torch.amax(logits, dim=1, out=best_buffer[:c]) if k > 1 else logits.squeeze(1)  # (c, N)
-            chosen = (logits >= best.unsqueeze(1)) if k > 1 else None  # (c, K, N)
+            flat = interests[start:stop].reshape(c * k, d).to(kind)
+            logits = torch.mm(flat, item_factors.T, out=buffer[: c * k]).view(c, k, n)
+            best = best_buffer[:c]  # (c, N), in full precision
+            if k > 1:
+                torch.amax(logits, dim=1, out=best)
+                chosen = logits >= best.unsqueeze(1)  # (c, K, N)
+            else:
+                best.copy_(logits.squeeze(1))
+            if offsets is not None:
+                places = offsets.places[start:stop]
+                best.scatter_(1, places, best.gather(1, places) + offsets.values[start:stop])
             top = best.amax(1, keepdim=True)
             target_logit = best[rows, targets[start:stop]]
             probability = best.sub_(top).exp_()
@@ -49,31 +70,43 @@ class _FullSoftmax(torch.autograd.Function):
             loss += (((top.squeeze(1) - target_logit) + mass.log()) * weight).sum()
             probability.mul_((weight / mass).unsqueeze(1))
             probability[rows, targets[start:stop]] -= weight
-            if chosen is None:
-                gradient = probability
-            else:
+            if k > 1:
                 gradient = torch.mul(chosen, probability.unsqueeze(1), out=logits).view(c * k, n)
-            torch.mm(gradient, items, out=interests_gradient[start:stop].view(c * k, d))
-            items_gradient.addmm_(gradient.T, flat)
+            else:
+                gradient = buffer[:c].copy_(probability)
+            interests_gradient[start:stop] = torch.mm(gradient, item_factors).view(c, k, d)
+            items_gradient += torch.mm(gradient.T, flat)
         ctx.save_for_backward(interests_gradient, items_gradient)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         interests_gradient, items_gradient = ctx.saved_tensors
-        return interests_gradient * gradients[0], items_gradient * gradients[0], None, None
+        return interests_gradient * gradients[0], items_gradient * gradients[0], None, None, None
 
 
-def full_softmax_loss(interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware, about three times as fast as float32 ones."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def full_softmax_loss(
+    interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor, offsets: Offsets | None = None
+) -> Tensor:
     """Cross-entropy of the next item over all candidates; a candidate's logit is its best interest's.
+
+    With one interest, products are in bfloat16 where the CPU has it; exponentials and sums are float32 always.
 
     Args:
         interests: (P, K, d), one set for each target.
         items: (N, d), the candidates' vectors.
         targets: (P,) int64, which candidate each target is.
         weights: (P,), how much each target counts; the loss is the weighted mean.
+        offsets: what is added to logits before the softmax; it is not learned.
     """
-    loss: Tensor = _FullSoftmax.apply(interests, items, targets, weights)  # type: ignore[no-untyped-call]
+    loss: Tensor = _FullSoftmax.apply(interests, items, targets, weights, offsets)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -81,7 +114,7 @@ def sampled_softmax_loss(
     interests: Tensor,
     target_vectors: Tensor,
     negative_vectors: Tensor,
-    is_hit: Tensor,
+    is_left_out: Tensor,
     negative_log_counts: Tensor,
     weights: Tensor,
 ) -> Tensor:
@@ -95,13 +128,13 @@ def sampled_softmax_loss(
         interests: (P, K, d).
         target_vectors: (P, d).
         negative_vectors: (M, d).
-        is_hit: (P, M) bool, where a negative is the target itself.
+        is_left_out: (P, M) bool, where a negative is the target itself or no candidate for this user.
         negative_log_counts: (M,), log of the expected number of draws of each negative.
         weights: (P,).
     """
     target_logits = torch.einsum("pkd,pd->pk", interests, target_vectors).amax(1)  # (P,)
     negative_logits = (interests @ negative_vectors.T).amax(1) - negative_log_counts  # (P, M)
-    negative_logits = negative_logits.masked_fill(is_hit, -torch.inf)
+    negative_logits = negative_logits.masked_fill(is_left_out, -torch.inf)
     logits = torch.cat([target_logits.unsqueeze(1), negative_logits], dim=1)  # (P, 1 + M)
     losses = torch.logsumexp(logits, dim=1) - target_logits
     return (losses * weights).sum() / weights.sum().clamp_min(1e-12)

@@ -20,6 +20,8 @@ ITEM_TOWER = "item_tower.safetensors"
 JOINT_HEADS = "joint_heads.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 DELTA = "delta"
+CO_VISITS = "co_visits.safetensors"
+CO_VISITS_DELTA = "co_visits_delta.safetensors"
 REQUIRED_FILES = (USER_TOWER, ITEM_TOWER, JOINT_HEADS)
 
 _FILE_NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)?(\.[a-z]+)*")
@@ -80,6 +82,12 @@ class Manifest(_Frozen):
     shards: tuple[FileName, ...] = ()
     """The base shards' names, in row order; each has an index file and an items file."""
     delta: FileName | None = None
+    co_visits: FileName | None = None
+    """The file of what follows each item."""
+    co_visits_delta: FileName | None = None
+    """The file of what follows some items now, in place of what `co_visits` says."""
+    blend: dict[str, float] = Field(default_factory=dict)
+    """How co-visits join the towers' scores; without it, not at all."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -97,7 +105,9 @@ class Manifest(_Frozen):
         needed = [*REQUIRED_FILES]
         for shard in self.shards:
             needed += [index_file(shard), items_file(shard)]
-        return needed if self.delta is None else [*needed, items_file(self.delta)]
+        if self.delta is not None:
+            needed.append(items_file(self.delta))
+        return needed + [name for name in (self.co_visits, self.co_visits_delta) if name is not None]
 
     @property
     def total_bytes(self) -> int:

@@ -48,7 +48,7 @@ class TowerConfig:
     """Length of item and interest vectors."""
     n_layers: int = 2
     n_heads: int = 2
-    n_interests: int = 2
+    n_interests: int = 1
     """How many vectors describe one user."""
     history_length: int = 100
     """How many of a user's latest events are read, in training and in serving."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from headwater_core.shards import Delta, Retriever, Vectors, VectorTable
+from headwater_core.co_visits import NO_BONUSES, Bonuses
+from headwater_core.shards import Delta, Retriever, Rows, Vectors, VectorTable
+from headwater_server.strategy import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
 """Candidates taken beyond what is wanted, for those that a filter refuses."""
@@ -22,7 +27,8 @@ class Found(NamedTuple):
 
     item_id: str
     score: float
-    is_fresh: bool
+    source: str
+    """FRESH: newer than the generation; CO_VISIT: its vector alone scores below all that was found; else TOWER."""
 
 
 class ItemSpace:
@@ -112,46 +118,42 @@ class ItemSpace:
         passes: Callable[[str], bool],
         only: Iterable[str] | None = None,
         excluded: Collection[str] = (),
+        bonuses: Bonuses = NO_BONUSES,
     ) -> list[Found]:
         """The k best items that pass, best first; fewer only when fewer pass.
 
         Args:
-            interests: (K, d); an item's score is its best interest's inner product.
+            interests: (K, d); an item's score is its best interest's inner product, plus its bonus.
             k: how many.
-            passes: the filter's decision on one item.
+            passes: the filter's decision on one item; asked in the order of the scores, until k have passed.
             only: when given, every item that can pass (a selective filter's matches): these are scored exactly.
             excluded: items among those that `passes` refuses; the search itself leaves them out.
+            bonuses: by row of the generation.
 
         Nobody's interests, (0, d), find nothing.
         """
         if not len(interests):
             return []
         if only is not None:
-            rows = [row for item_id in only if (row := self.row(item_id)) is not None]
-            return self._best(rows, interests, k)
-        fresh = self.fresh_ranking(interests, passes)
-        allowed = None
-        rows = [row for item_id in excluded if (row := self._table.row(item_id)) is not None]
-        if rows:
-            allowed = np.ones(self._table.rows, dtype=np.bool_)
-            allowed[rows] = False
+            matches = [row for item_id in only if (row := self.row(item_id)) is not None]
+            return self._best(np.array(matches, np.int64), interests, k, bonuses)
+        searchable = np.ones(self._table.rows, dtype=np.bool_)
+        searchable[[row for item_id in excluded if (row := self._table.row(item_id)) is not None]] = False
+        gaining = bonuses.items[searchable[bonuses.items]]
+        searchable[gaining] = False
+        others = np.concatenate([gaining, self._fresh_rows])  # scored whether a search would find them or not
+        passes = functools.cache(passes)  # asked once of an item, however often the search goes deeper
         wanted = k + _SLACK
         while True:
-            candidates = self._retriever.search(interests, wanted, allowed=allowed)
-            known = [
-                Found(item_id, candidate.score, False)
-                for candidate in candidates
-                if passes(item_id := self._table.item_id(candidate.row))
-            ]
-            if len(known) >= k or len(candidates) < wanted:
-                break
+            candidates = self._retriever.search(interests, wanted, allowed=searchable)
+            is_all = len(candidates) < wanted
+            # What the search has not reached scores no more than its last.
+            settled = -math.inf if is_all else candidates[-1].score
+            searched = np.fromiter((candidate.row for candidate in candidates), np.int64, len(candidates))
+            found = self._best(np.concatenate([searched, others]), interests, k, bonuses, passes, settled)
+            if len(found) == k or is_all:
+                return found
             wanted *= 4
-        return sorted(known[:k] + fresh, key=lambda found: -found.score)[:k]
-
-    def fresh_ranking(self, interests: Vectors, passes: Callable[[str], bool]) -> list[Found]:
-        """All items newer than the generation that pass, best first."""
-        rows = [row for item_id, row in self._fresh_row.items() if passes(item_id)]
-        return self._best(rows, interests, len(rows))
 
     def fitting_fresh(self, interests: Vectors, share: float, passes: Callable[[str], bool]) -> list[Found]:
         """The newer items that pass and fit: by direction among the best `share` of the generation's items.
@@ -166,15 +168,14 @@ class ItemSpace:
         bar = float(np.quantile((self._sample @ unit.T).max(axis=1), 1.0 - share)) if len(self._sample) else -1.0
         cosines = (_unit(self.vectors(rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
         order = [int(at) for at in np.argsort(-cosines, kind="stable") if cosines[at] >= bar]
-        return [Found(self._id(rows[at]), float(cosines[at]), True) for at in order]
+        return [Found(self._id(rows[at]), float(cosines[at]), FRESH) for at in order]
 
     def similar(self, item_id: str, k: int, passes: Callable[[str], bool]) -> list[Found]:
         """The k items of highest cosine with an item that has a row, itself left out, best first."""
         row = self.row(item_id)
         if row is None:
             return []
-        fresh_rows = np.arange(self._table.rows, self._table.rows + len(self._fresh_row), dtype=np.int64)
-        rows = np.concatenate([np.flatnonzero(self._table.alive), fresh_rows])
+        rows = np.concatenate([np.flatnonzero(self._table.alive), self._fresh_rows])
         rows = rows[rows != row]
         vectors = self.vectors(rows)
         anchor = self.vectors([row])[0]
@@ -184,25 +185,51 @@ class ItemSpace:
         for at in np.argsort(-cosines, kind="stable"):
             candidate = self._id(int(rows[at]))
             if passes(candidate):
-                found.append(Found(candidate, float(cosines[at]), self.is_fresh(int(rows[at]))))
+                found.append(Found(candidate, float(cosines[at]), self._source(int(rows[at]))))
                 if len(found) == k:
                     break
         return found
+
+    @property
+    def _fresh_rows(self) -> Rows:
+        return np.arange(self._table.rows, self._table.rows + len(self._fresh_row), dtype=np.int64)
 
     def _unit_sample(self) -> Vectors:
         """Directions of some of the generation's items, (s, d): enough to estimate a quantile of cosines."""
         living = np.flatnonzero(self._table.alive)
         return _unit(self._table.vectors(living[:: max(1, len(living) // _SAMPLE)]))
 
+    def _source(self, row: int) -> str:
+        return FRESH if self.is_fresh(row) else TOWER
+
     def _id(self, row: int) -> str:
         return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
 
-    def _best(self, rows: Sequence[int], interests: Vectors, k: int) -> list[Found]:
-        if not rows:
-            return []
-        scores = (self.vectors(rows) @ interests.T).max(axis=1)  # (n, K) -> (n,)
-        order = np.argsort(-scores, kind="stable")[:k]
-        return [Found(self._id(rows[at]), float(scores[at]), self.is_fresh(rows[at])) for at in order]
+    def _best(
+        self,
+        rows: Rows,
+        interests: Vectors,
+        k: int,
+        bonuses: Bonuses,
+        passes: Callable[[str], bool] | None = None,
+        at_least: float = -math.inf,
+    ) -> list[Found]:
+        """The k best of rows (n,) that pass and score at least so much, best first (ties: the lower row)."""
+        towers = (self.vectors(rows) @ interests.T).max(axis=1, initial=-np.inf)  # (n, K) -> (n,)
+        scores = towers + bonuses.of(rows)
+        order = np.lexsort((rows, -scores))
+        order = order[scores[order] >= at_least]
+        passing = (at for at in order if passes is None or passes(self._id(int(rows[at]))))
+        best = list(itertools.islice(passing, k))
+        lowest = scores[best[-1]] if best else 0.0
+        return [
+            Found(
+                self._id(int(rows[at])),
+                float(scores[at]),
+                CO_VISIT if towers[at] < lowest else self._source(int(rows[at])),
+            )
+            for at in best
+        ]
 
 
 def _unit(vectors: Vectors) -> Vectors:

@@ -1,4 +1,4 @@
-"""The way of a request: history → interests → candidates → filters → strategy → the final check → a slate."""
+"""The way of a request: history → interests, bonuses → candidates → filters → strategy → the final check → a slate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import STABLE, Generations
 from headwater_server.serving_generation import ServingGeneration
-from headwater_server.strategy import FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
+from headwater_server.strategy import CO_VISIT, FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
 from headwater_server.user_states import UserState, UserStates
 
 HISTORY_UNAVAILABLE = "history"
@@ -37,6 +37,7 @@ _INLINE_ITEMS = 20_000
 """Searching so few items takes well under a millisecond."""
 _REASONS = {
     TOWER: "close to what you did lately",
+    CO_VISIT: "others went on to this after what you did lately",
     POPULAR: "popular now",
     FRESH: "new, and close to what you did lately",
 }
@@ -147,8 +148,10 @@ class Recommender:
         pool = wanted * (_DIVERSITY_POOL if query.diversity > 0.0 else 1)
         # Listed here, on the event loop, where nothing changes the view meanwhile.
         candidates = item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None
-        found = await self._compute(generation, self._retrieve, generation, interests, pool, item_filter, candidates)
-        personal = [Candidate(item.item_id, item.score, FRESH if item.is_fresh else TOWER) for item in found]
+        found = await self._compute(
+            generation, self._retrieve, generation, history, interests, pool, item_filter, candidates
+        )
+        personal = [Candidate(item.item_id, item.score, item.source) for item in found]
         slate = make_slate(personal, self._popular(item_filter), pool)
         if query.diversity > 0.0:
             slate = self._diversified(generation, slate, query.diversity, wanted)
@@ -180,8 +183,8 @@ class Recommender:
         history = (*state.history, *audience.recent_events)
         return Known(history, state.seen_item_ids, state, not audience.recent_events, [])
 
-    async def interests(self, audience: Audience) -> tuple[ServingGeneration, Vectors, int]:
-        """The stable generation, the audience's interests (K, d) in it, and the length of the history they rest on.
+    async def interests(self, audience: Audience) -> tuple[ServingGeneration, Vectors, Sequence[HistoryEvent]]:
+        """The stable generation, the audience's interests (K, d) in it, and the history they rest on.
 
         Raises:
             NotReadyError: no generation is loaded.
@@ -197,7 +200,7 @@ class Recommender:
             interests = await self._embedder.of_history(generation, known.history)
         else:
             interests = generation.items.no_interests()
-        return generation, interests, min(len(known.history), generation.config.history_length)
+        return generation, interests, known.history
 
     async def similar(self, item_id: str, k: int, item_filter: ItemFilter) -> tuple[ServingGeneration, list[Found]]:
         """The k items most like an item that the catalogue holds.
@@ -253,6 +256,7 @@ class Recommender:
     def _retrieve(
         self,
         generation: ServingGeneration,
+        history: Sequence[HistoryEvent],
         interests: Vectors,
         k: int,
         item_filter: ItemFilter,
@@ -265,7 +269,8 @@ class Recommender:
             return item_filter.passes(items.get(item_id), now_us)
 
         only = None if candidates is None else filter(passes, candidates)
-        return generation.items.retrieve(interests, k, passes, only, item_filter.excluded)
+        bonuses = generation.bonuses(history)
+        return generation.items.retrieve(interests, k, passes, only, item_filter.excluded, bonuses)
 
     def _popular(self, item_filter: ItemFilter) -> Iterator[Candidate]:
         now_us = self._now_us()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from headwater_core.co_visits import Bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
@@ -21,7 +23,7 @@ from headwater_server.item_space import ItemSpace
 class Scores(NamedTuple):
     """What the towers and heads say of n items."""
 
-    ranking: npt.NDArray[np.float32]  # (n,) the best interest's inner product
+    ranking: npt.NDArray[np.float32]  # (n,) the best interest's inner product, plus the bonus
     probabilities: npt.NDArray[np.float32]  # (n, types), in the order of `learned_types`
     expected_values: npt.NDArray[np.float32] | None  # (n,) in the events' own units; None when none carried a value
 
@@ -48,6 +50,8 @@ class ServingGeneration:
         load_state(self._user_tower, loaded.user_tower)
         load_state(self._item_text_tower, loaded.item_tower)
         load_state(self._joint_heads, loaded.joint_heads)
+        self._co_visits = loaded.co_visits
+        self._blend = loaded.blend
         self.items = ItemSpace(loaded.table, loaded.retriever)
         """Replaced as a whole when items come and go."""
 
@@ -72,6 +76,11 @@ class ServingGeneration:
         interests = iter(self._user_tower(batch, torch.from_numpy(item_vectors)).numpy())  # (B, K, d)
         return [next(interests) if len(sequence) else items.no_interests() for sequence in sequences]
 
+    def bonuses(self, history: Sequence[HistoryEvent]) -> Bonuses:
+        """What a history, oldest event first, adds to the scores of items, by their rows."""
+        known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
+        return self._co_visits.bonuses(list(itertools.islice(known, self.config.history_length)), self._blend)
+
     def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
         try:
             return collate(sequences, self.config, self._text_features)
@@ -85,21 +94,26 @@ class ServingGeneration:
         return vectors
 
     @torch.inference_mode()
-    def score(self, items: ItemSpace, interests: Vectors, rows: Sequence[int]) -> Scores:
+    def score(
+        self, items: ItemSpace, interests: Vectors, rows: Sequence[int], history: Sequence[HistoryEvent] = ()
+    ) -> Scores:
         """Score items for interests (K, d); K = 0 scores for nobody in particular.
 
         Args:
             items: the space, as it was, that the rows are of.
             interests: the user's.
             rows: of n items.
+            history: the user's, oldest event first, for the bonuses.
         """
         vectors = torch.from_numpy(items.vectors(rows))  # (n, d)
         user = torch.from_numpy(interests) if len(interests) else torch.zeros(1, items.dimension)  # (K, d)
-        ranking, best = (vectors @ user.T).max(dim=1)  # (n, K) -> (n,)
+        towers, best = (vectors @ user.T).max(dim=1)  # (n, K) -> (n,)
         logits, values = self._joint_heads(user[best], vectors)  # (n, types), (n,)
         probabilities = logits.sigmoid().numpy()[:, 1:]  # the first column is the unknown type's
         scale = self._value_scale
-        return Scores(ranking.numpy(), probabilities, None if scale is None else values.numpy() * scale[1] + scale[0])
+        bonuses = self.bonuses(history).of(np.asarray(rows, np.int64))  # (n,)
+        ranking = towers.numpy() + bonuses
+        return Scores(ranking, probabilities, None if scale is None else values.numpy() * scale[1] + scale[0])
 
     @property
     def learned_types(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 TOWER = "tower"
+CO_VISIT = "co_visit"
 POPULAR = "popular"
 FRESH = "fresh"
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,10 +26,20 @@ from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceSt
 from headwater.v1.user_service_pb2_grpc import UserServiceStub
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, Item
+from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.database import Database
 from headwater_core.events import BUILT_IN_EVENT_TYPES
 from headwater_core.features import FeatureStore
-from headwater_core.manifest import ITEM_TOWER, JOINT_HEADS, USER_TOWER, FileEntry, Manifest, index_file, items_file
+from headwater_core.manifest import (
+    CO_VISITS,
+    ITEM_TOWER,
+    JOINT_HEADS,
+    USER_TOWER,
+    FileEntry,
+    Manifest,
+    index_file,
+    items_file,
+)
 from headwater_core.registry import GenerationRecord, GenerationRegistry
 from headwater_core.shards import IndexKind, Shard
 from headwater_core.text import CachedTextEncoder, TextEncoder
@@ -54,12 +64,24 @@ _CALL_DEADLINE = json.dumps({"methodConfig": [{"name": [{}], "timeout": "20s"}]}
 _PUBLISH_TIME_US = 1_700_000_000_000_000
 _SHARPNESS = 25.0
 """Scales the item tower, so that a history's last items outweigh the random parts of the user tower."""
+_CO_VISIT_STRENGTH = 100.0
+"""Enough to come before any vector."""
 
 
 class Publish(Protocol):
-    """Publishes a generation of all items in the catalogue; returns its number."""
+    """Publishes a generation of all items in the catalogue; returns its number.
 
-    def __call__(self, settings: ServerSettings, *, seed: int = 1, label: str = "stable") -> int: ...
+    `follows`: item → what users met after it, if anything.
+    """
+
+    def __call__(
+        self,
+        settings: ServerSettings,
+        *,
+        seed: int = 1,
+        label: str = "stable",
+        follows: Mapping[str, Sequence[str]] | None = None,
+    ) -> int: ...
 
 
 class MakeInstallation(Protocol):
@@ -131,17 +153,25 @@ def _settings(folder: Path, text_encoder_path: Path) -> ServerSettings:
 def publish() -> Publish:
     """Publishes as the updater does: blobs, manifest, record, label."""
 
-    def publish(settings: ServerSettings, *, seed: int = 1, label: str = "stable") -> int:
+    def publish(
+        settings: ServerSettings,
+        *,
+        seed: int = 1,
+        label: str = "stable",
+        follows: Mapping[str, Sequence[str]] | None = None,
+    ) -> int:
         database = Database(settings.database_url)
         try:
-            return _publish(database, settings, seed, label)
+            return _publish(database, settings, seed, label, follows or {})
         finally:
             database.close()
 
     return publish
 
 
-def _publish(database: Database, settings: ServerSettings, seed: int, label: str) -> int:
+def _publish(
+    database: Database, settings: ServerSettings, seed: int, label: str, follows: Mapping[str, Sequence[str]]
+) -> int:
     registry, store = GenerationRegistry(database), ArtifactStore(settings.store_url)
     catalogue, features = Catalogue(database), FeatureStore(database)
     items = catalogue.list("", 10_000)
@@ -177,6 +207,8 @@ def _publish(database: Database, settings: ServerSettings, seed: int, label: str
     if items:
         shards.append("shards/0000")
         files |= _save_shard(store, [item.item_id for item in items], vectors, shards[0])
+    if follows:
+        files[CO_VISITS] = _save_co_visits(store, follows)
     manifest = Manifest(
         number=number,
         parent=registry.labels().get(label, 0),
@@ -190,6 +222,8 @@ def _publish(database: Database, settings: ServerSettings, seed: int, label: str
         tower_config=config.to_dict(),
         files=files,
         shards=tuple(shards),
+        co_visits=CO_VISITS if follows else None,
+        blend={"strength": _CO_VISIT_STRENGTH} if follows else {},
         metrics={"prequential_hr_at_10": 0.25},
     )
     store.write_manifest(number, manifest)
@@ -203,6 +237,13 @@ def _save_shard(store: ArtifactStore, item_ids: Sequence[str], vectors: np.ndarr
     with tempfile.TemporaryDirectory() as folder:
         index_path, items_path = Shard.build(item_ids, vectors, IndexKind.FLAT).save(Path(folder), name)
         return {index_file(name): store.put_blob(index_path), items_file(name): store.put_blob(items_path)}
+
+
+def _save_co_visits(store: ArtifactStore, follows: Mapping[str, Sequence[str]]) -> FileEntry:
+    ones = ((item_id, named, np.ones(len(named), np.float32)) for item_id, named in follows.items())
+    lists = SuccessorLists.empty().updated(SuccessorList(*each) for each in ones)
+    with tempfile.TemporaryDirectory() as folder:
+        return store.put_blob(lists.save(Path(folder, CO_VISITS)))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ from headwater_core.events import HistoryEvent, Subject, history_event
 from headwater_core.histories import fit_vocabulary
 from headwater_core.towers import TowerConfig
 from headwater_updater.catalogue_feed import follow
-from headwater_updater.learner import Learner, Progress
+from headwater_updater.full_training import Progress
+from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig, target_weights, users_repeat
 from headwater_updater.log_examples import by_subject
 from headwater_updater.resources import Resources

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from headwater_core.co_visits import Blend
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.histories import TextFeatures
 from headwater_core.towers import TowerConfig
@@ -21,7 +22,7 @@ from headwater_updater.learner_config import LearnerConfig
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _METADATA = "learner"
 
 
@@ -54,11 +55,13 @@ def save(learner: Learner) -> bytes:
     tensors["item_id_ends"] = torch.from_numpy(np.cumsum([len(part) for part in encoded], dtype=np.int64))
     removed = [row for row, item_id in enumerate(learner.item_ids, start=1) if not learner.row(item_id)]
     tensors["removed_rows"] = torch.tensor(removed, dtype=torch.int64)
+    tensors |= {f"successors.{name}": tensor for name, tensor in learner.successors.state().items()}
     content = {
         "schema_version": SCHEMA_VERSION,
         "config": {**asdict(learner.config), "tower": learner.config.tower.to_dict()},
         "rng": learner.rng.bit_generator.state,
         "watermark": learner.watermark,
+        "blend": learner.blend.to_dict(),
     }
     return safetensors.torch.save(tensors, {_METADATA: json.dumps(content, sort_keys=True)})
 
@@ -78,6 +81,7 @@ def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None)
         learner = kind.create(LearnerConfig(**settings), 0, text_features)
         learner.rng.bit_generator.state = content["rng"]
         learner.watermark = int(content["watermark"])
+        learner.blend = Blend.from_dict(content["blend"])
         _fill(learner, safetensors.torch.load(source))
     except (SafetensorError, InvalidFieldError, LookupError, TypeError, ValueError) as error:
         raise _damaged(f"{type(error).__name__}: {error}") from error
@@ -100,6 +104,7 @@ def _fill(learner: Learner, tensors: dict[str, Tensor]) -> None:
         setattr(learner.id_adam, key, tensors[f"id_adam.{key}"])
     _expect("counts", tensors["counts"], torch.from_numpy(learner.counts))
     learner.counts = tensors["counts"].numpy()
+    learner.successors.load_state({name: tensors[f"successors.{name}"] for name in ("lengths", "rows", "counts")})
 
 
 def _expect(name: str, found: Tensor, wanted: Tensor) -> None:

@@ -8,8 +8,7 @@ were about, so that publishing means a new user tower and a handful of item vect
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,42 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headwater_core.co_visits import HISTORY_EVENTS, Blend, Bonuses, Successors, bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import TextFeatures, TokenSequence, collate, tokens
-from headwater_core.towers import ItemTower, JointHeads, UserTower
-from headwater_updater import checkpoint
-from headwater_updater.co_visitation import co_visitation_vectors
-from headwater_updater.examples import Example, Window, batches, block_starts, to_batch, windows
+from headwater_core.towers import ItemTower, JointHeads, UserTower, score
+from headwater_updater import checkpoint, full_training
+from headwater_updater.examples import Example, Window, block_starts, to_batch, windows
+from headwater_updater.full_training import FitResult, OnProgress
 from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.objective import joint_loss
 from headwater_updater.optimizer import LazyAdam
 from headwater_updater.prequential import ScoredTarget
-from headwater_updater.ranking import hr_at, ndcg_at, ranks
+from headwater_updater.ranking import Request, dense, rank_targets
+from headwater_updater.successors import SuccessorTable
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-9
-_ID_INIT_STD = 0.02
 _SCORE_BATCH = 256
-
-
-class Progress(NamedTuple):
-    """How far full training is."""
-
-    elapsed_fraction: float
-    epoch: int
-    loss: float
-    """Of the next item, a running mean."""
-    validation_ndcg_at_10: float | None
-    """The latest; None before the first."""
-
-
-class FitResult(NamedTuple):
-    """What full training reached; the validation figures are of the weights that were kept."""
-
-    epochs: int
-    loss: float
-    validation_hr_at_10: float
-    validation_ndcg_at_10: float
+_SCORE_ELEMENTS = 8_000_000
+"""Scores held at a time."""
 
 
 class StepResult(NamedTuple):
@@ -62,14 +44,8 @@ class StepResult(NamedTuple):
     """Of the next item; NaN when there was nothing to learn."""
     touched_rows: np.ndarray
     """(m,) int64, sorted: the items whose vectors moved."""
-
-
-class _HeldOut(NamedTuple):
-    """A user's whole history, its last timestamp block kept from training."""
-
-    sequence: TokenSequence
-    start: int
-    """Where the block begins."""
+    touched_sources: np.ndarray
+    """(s,) int64, sorted: the items whose successors were counted."""
 
 
 class Learner:
@@ -95,6 +71,9 @@ class Learner:
         """(n + 1, F), by row."""
         self.counts = np.zeros(1)
         """(n + 1,), how many events each item was the target of."""
+        self.successors = SuccessorTable(keeps_repeats=not config.exclude_seen)
+        self.blend = Blend()
+        """How co-visits join the towers' scores; full training chooses it."""
         self.id_adam = LazyAdam(1, tower.dimension)
         self.adam = torch.optim.AdamW(self._parameter_groups(), betas=_BETAS, eps=_EPSILON)
         weights = [config.target_weights.get(name, 0.0) for name in tower.event_types]
@@ -150,6 +129,7 @@ class Learner:
         self.item_ids += new
         self.item_tower.grow(len(new))
         self.id_adam.grow(len(new))
+        self.successors.grow(len(new))
         self.counts = np.concatenate([self.counts, np.zeros(len(new))])
         self.item_features = torch.cat(
             [self.item_features, self.item_features.new_zeros(len(new), text_features.shape[1])]
@@ -160,147 +140,30 @@ class Learner:
     def item_vectors(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The items' vectors, float32 (n, d): of the given rows, else of all items in the order of `item_ids`."""
         wanted = np.arange(1, len(self.item_ids) + 1) if rows is None else rows
-        vectors: np.ndarray = self._vectors(torch.from_numpy(wanted)).numpy()
+        vectors: np.ndarray = self.vectors(torch.from_numpy(wanted)).numpy()
         return vectors
 
-    # Full training
+    def successors_of(self, item_ids: Iterable[str]) -> list[tuple[list[str], np.ndarray]]:
+        """For each item what users went on to after it: s ids and (s,) float32 weights; both empty for nothing."""
+        found = (self.successors.of(self.row(item_id), self.counts) for item_id in item_ids)
+        return [([self.item_ids[row - 1] for row in each.items.tolist()], each.weights) for each in found]
+
+    def bonuses(self, sequence: TokenSequence, blend: Blend) -> Bonuses:
+        """What a history's items add to scores, by row, as in serving."""
+        visited = sequence.item_rows[sequence.item_rows > 0][::-1][: self.config.tower.history_length]
+        latest = [self._present(self.successors.of(row, self.counts)) for row in visited[:HISTORY_EVENTS].tolist()]
+        return bonuses(latest, visited, blend)
 
     def fit(
         self,
         histories: Sequence[Sequence[HistoryEvent]],
         budget: Budget,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
         *,
         learn_held_out: bool = True,
     ) -> FitResult:
-        """Train everything on whole histories; keep the weights with the best validation NDCG@10.
-
-        Validation is on the last timestamp block of up to `max_validation_users` users, which training does not see.
-        After the choice its targets are learned too, by incremental steps, so that all of the log has been learned.
-
-        Args:
-            histories: per subject, oldest event first, on items that `add_items` has made known.
-            budget: by epochs alone, the seed fixes the result.
-            on_progress: called after every batch and every validation.
-            learn_held_out: False leaves the validation targets unlearned.
-        """
-        started = time.monotonic()
-        sequences = [sequence for events in histories if len(sequence := self._tokens(events))]
-        held = self._hold_out(sequences)
-        training = [s for i, s in enumerate(sequences) if i not in held] + [
-            h.sequence.window(0, h.start) for h in held.values()
-        ]
-        for sequence in training:
-            self._count(sequence, 0)
-        self._start_ids(training)
-        best: FitResult | None = None
-        weights: dict[str, Tensor] = {}
-        validation: float | None = None
-        loss, epoch, stale, share, validation_s = math.nan, 0, 0, 0.0, 0.0
-        while share < 1.0 and stale < self.config.patience:
-            groups = list(batches(self._varied_windows(training), self.config.batch_tokens, self.rng))
-            for index, group in enumerate(groups):
-                share = budget.share(time.monotonic() - started, epoch + index / len(groups))
-                if share >= 1.0:
-                    break
-                rate = self.config.scheduled_rate(share)
-                batch_loss = self._learn(group, rate, rate, None)
-                loss = batch_loss if math.isnan(loss) else 0.95 * loss + 0.05 * batch_loss
-                if on_progress:
-                    on_progress(Progress(share, epoch + 1, loss, validation))
-            epoch += 1
-            elapsed_s = time.monotonic() - started
-            share = budget.share(elapsed_s, epoch) if groups else 1.0
-            # By the clock, validation may cost a tenth of the time; by epochs it must not depend on the clock.
-            if share >= 1.0 or budget.seconds is None or validation_s <= 0.1 * elapsed_s:
-                hr, validation = self._validate(list(held.values()))
-                validation_s += time.monotonic() - started - elapsed_s
-                stale += 1
-                if best is None or validation > best.validation_ndcg_at_10:
-                    best, stale, weights = FitResult(epoch, loss, hr, validation), 0, self._snapshot()
-                if on_progress:
-                    on_progress(Progress(share, epoch, loss, validation))
-        assert best is not None  # the last round always validates
-        self._restore(weights)
-        self._settle_types(training)
-        if learn_held_out:
-            self._learn_held_out(list(held.values()))
-        self._explain_by_text()
-        return best
-
-    @torch.no_grad()
-    def _explain_by_text(self) -> None:
-        """Let the text explain all of the items' vectors that it can; ids keep the rest, so no learned vector moves.
-
-        The projection becomes the ridge regression from features to vectors, items weighted by log(1 + targets).
-        Gradients alone leave it far from that: they come through the id dropout only, and ids learn faster.
-        """
-        rows = torch.from_numpy(np.flatnonzero(self.counts))
-        rows = rows[(self.item_features[rows] != 0).any(1)]
-        if not len(rows):
-            return
-        vectors = self._vectors(rows).double()  # (n, d)
-        features = self.item_features[rows].double()  # (n, F)
-        weights = torch.from_numpy(np.log1p(self.counts))[rows].unsqueeze(1)  # (n, 1)
-        gram = features.T @ (weights * features)  # (F, F)
-        gram += self.config.text_ridge * float(weights.mean()) * torch.eye(len(gram), dtype=gram.dtype)
-        projection = torch.linalg.solve(gram, features.T @ (weights * vectors))  # (F, d)
-        self.item_tower.shared.projection.weight.copy_(projection.T)
-        self.item_tower.id_embedding[rows] = (vectors - features @ projection).float()
-
-    def _hold_out(self, sequences: Sequence[TokenSequence]) -> dict[int, _HeldOut]:
-        """By index, the histories whose last timestamp block is kept from training: some of those of three blocks."""
-        eligible: dict[int, _HeldOut] = {}
-        for index, sequence in enumerate(sequences):
-            starts = block_starts(sequence.event_time_us)
-            last = int(starts[-1])
-            if last and starts[last - 1] > 0 and self._weights(sequence, last).any():
-                eligible[index] = _HeldOut(sequence, last)
-        if len(eligible) <= self.config.max_validation_users:
-            return eligible
-        chosen = self.rng.choice(list(eligible), self.config.max_validation_users, replace=False)
-        return {index: eligible[index] for index in sorted(chosen.tolist())}
-
-    def _start_ids(self, training: Sequence[TokenSequence]) -> None:
-        """Give items about to be trained for the first time a place: near what they were visited with, plus noise."""
-        fresh = torch.from_numpy(self.counts > 0) & (self.id_adam.steps == 0)
-        shape = (len(self.counts), self.config.tower.dimension)
-        with self._seeded():
-            start = torch.randn(shape) + self.config.co_visitation_scale * co_visitation_vectors(training, *shape)
-        self.item_tower.id_embedding.data[fresh] += _ID_INIT_STD * start[fresh]
-
-    @torch.no_grad()
-    def _settle_types(self, training: Sequence[TokenSequence]) -> None:
-        """Let event types that training did not meet read as the unknown type, which it did (`type_dropout`)."""
-        met = np.unique(np.concatenate([np.zeros(1, np.int64), *(sequence.type_index for sequence in training)]))
-        unmet = torch.from_numpy(np.setdiff1d(np.arange(self.config.tower.n_types), met))
-        for embedding in (self.user_tower.type_embedding, self.user_tower.value_direction):
-            embedding.weight[unmet] = embedding.weight[0].clone()
-
-    def _varied_windows(self, training: Sequence[TokenSequence]) -> list[Window]:
-        """All windows of an epoch; where they are cut differs from epoch to epoch."""
-        length = self.config.tower.history_length
-        offsets = self.rng.integers(0, length // 2 + 1, len(training))
-        cut = (
-            windows(sequence, self._weights(sequence, 0), length, int(offset))
-            for sequence, offset in zip(training, offsets, strict=True)
-        )
-        return [window for part in cut for window in part]
-
-    def _validate(self, held: Sequence[_HeldOut]) -> tuple[float, float]:
-        """HR@10 and NDCG@10 of the held-out targets among the items that training has seen."""
-        requests = [
-            (h.sequence.window(0, h.start), int(row))
-            for h in held
-            for row in h.sequence.item_rows[h.start :][self._weights(h.sequence, h.start)[h.start :] > 0]
-        ]
-        found = self._ranks(requests, np.flatnonzero(self.counts))
-        return hr_at(found), ndcg_at(found)
-
-    def _learn_held_out(self, held: Sequence[_HeldOut]) -> None:
-        for start in range(0, len(held), 64):
-            part = held[start : start + 64]
-            self._online([(h.sequence, h.start) for h in part], [], 1)
+        """Train everything on whole histories; see `full_training.fit`."""
+        return full_training.fit(self, histories, budget, on_progress, learn_held_out=learn_held_out)
 
     # Incremental training
 
@@ -312,14 +175,17 @@ class Learner:
             replay: examples whose last `n_new` events have.
             n_steps: how many times to go through the round.
         """
-        return self._online([self._split(e) for e in new], [self._split(e) for e in replay], n_steps)
+        return self.learn_latest([self._split(e) for e in new], [self._split(e) for e in replay], n_steps)
 
-    def _online(
+    def learn_latest(
         self, new: Sequence[tuple[TokenSequence, int]], replay: Sequence[tuple[TokenSequence, int]], n_steps: int
     ) -> StepResult:
         """As `step`, on pairs of a history and the index of its first new event."""
+        sources = [np.empty(0, np.int64)]
         for sequence, start in new:
-            self._count(sequence, start)
+            self.count(sequence, start)
+            sources.append(self.successors.add(sequence, self.target_weights(sequence, start), start))
+        touched_sources = np.unique(np.concatenate(sources))
         fresh = [window for sequence, start in new for window in self._recent_windows(sequence, start)]
         old = [window for sequence, start in replay for window in self._recent_windows(sequence, start)]
         touched = _target_rows(fresh)
@@ -329,7 +195,7 @@ class Learner:
         touched = np.union1d(touched, others)
         mixed = fresh + _reweighted(old, fresh, self.config.replay_share)
         if not mixed:
-            return StepResult(math.nan, touched)
+            return StepResult(math.nan, touched, touched_sources)
         n_batches = max(1, round(sum(len(window.tokens) for window in mixed) / self.config.batch_tokens))
         losses = []
         for _ in range(n_steps):
@@ -337,19 +203,19 @@ class Learner:
             for part in np.array_split(order, n_batches):
                 group = [mixed[index] for index in part]
                 rates = self.config.online_learning_rate, self.config.online_id_learning_rate
-                losses.append(self._learn(group, *rates, touched))
-        return StepResult(float(np.mean(losses)), touched)
+                losses.append(self.learn_batch(group, *rates, touched))
+        return StepResult(float(np.mean(losses)), touched, touched_sources)
 
     def _recent_windows(self, sequence: TokenSequence, start: int) -> list[Window]:
         """Windows for the targets from `start` on, with as much before them as steps read."""
         length = min(self.config.online_history_length, self.config.tower.history_length)
         first = max(start - length, 0)
-        weights = self._weights(sequence, start)
+        weights = self.target_weights(sequence, start)
         return windows(sequence.window(first, len(sequence)), weights[first:], length)
 
     # What both share
 
-    def _learn(self, group: Sequence[Window], rate: float, id_rate: float, touched: np.ndarray | None) -> float:
+    def learn_batch(self, group: Sequence[Window], rate: float, id_rate: float, touched: np.ndarray | None) -> float:
         """One step of the optimizers; with `touched` an incremental one: only these ids move, no shared weight does."""
         self.user_tower.train()
         self.heads.train()
@@ -360,7 +226,7 @@ class Learner:
             types = batch.tensors.type_index
             types[torch.from_numpy(self.rng.random(types.shape) < self.config.type_dropout)] = 0
         towers = self.user_tower, self.item_tower, self.heads
-        with self._seeded():
+        with self.seeded():
             losses = joint_loss(self.config, towers, self.item_features, self._present_counts(), batch, self.rng)
             self.adam.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
@@ -388,11 +254,11 @@ class Learner:
         Each is predicted from the events before its timestamp block, as serving would have: nothing is learned here.
         """
         scored: list[ScoredTarget] = []
-        requests: list[tuple[TokenSequence, int]] = []
+        requests: list[Request] = []
         waiting: list[int] = []
         candidates = np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
         for example in examples:
-            sequence = self._tokens(example.events)
+            sequence = self.tokens(example.events)
             times_us = np.array([event.event_time_us for event in example.events], np.int64)
             starts = block_starts(times_us)
             kept = np.cumsum([0, *(self._is_token(event) for event in example.events)])
@@ -404,45 +270,68 @@ class Learner:
                 scored.append(ScoredTarget(event.position, 0, bool(self.counts[row] == 0), known == 0))
                 if row and known:
                     waiting.append(len(scored) - 1)
-                    requests.append((sequence.window(0, known), row))
+                    requests.append(Request(sequence.window(0, known), row))
                 elif row:
                     rank = int((self.counts[candidates] >= self.counts[row]).sum())
                     scored[-1] = scored[-1]._replace(rank=rank)
-        found = self._ranks(requests, candidates)
+        found = self.ranks(requests, candidates)
         for index, rank in zip(waiting, found.tolist(), strict=True):
             scored[index] = scored[index]._replace(rank=rank)
         return scored
 
-    @torch.inference_mode()
-    def _ranks(self, requests: Sequence[tuple[TokenSequence, int]], candidates: np.ndarray) -> np.ndarray:
-        """The rank of each request's target row after its history, among the candidate rows (sorted); 0 = a miss."""
-        self.user_tower.eval()
+    def ranks(self, requests: Sequence[Request], candidates: np.ndarray) -> np.ndarray:
+        """The rank of each request's target after its history, among the candidate rows (ascending); 0 = a miss."""
         found = np.zeros(len(requests), np.int64)
-        vectors = self._vectors(torch.from_numpy(candidates))
-        place = np.full(len(self.counts), -1)
-        place[candidates] = np.arange(len(candidates))
-        known = [index for index, (_, row) in enumerate(requests) if place[row] >= 0]
-        known.sort(key=lambda index: len(requests[index][0]))  # like lengths together: less padding
-        for start in range(0, len(known), _SCORE_BATCH):
-            part = known[start : start + _SCORE_BATCH]
-            tensors = collate([requests[index][0] for index in part], self.config.tower, self.text_features)
-            interests = self.user_tower(tensors, self._vectors(tensors.item_rows))
-            targets = place[[requests[index][1] for index in part]]
-            seen = None
-            if self.config.exclude_seen:
-                seen = [place[requests[index][0].item_rows] for index in part]
-                seen = [places[places >= 0] for places in seen]
-            found[part] = ranks(interests, vectors, targets, seen)
+        known = np.flatnonzero(np.isin([request.row for request in requests], candidates)).tolist()
+        known.sort(key=lambda index: len(requests[index].sequence))  # like lengths together: less padding
+        chunk = min(_SCORE_BATCH, max(1, _SCORE_ELEMENTS // max(1, len(candidates))))
+        for start in range(0, len(known), chunk):
+            part = [requests[index] for index in known[start : start + chunk]]
+            scores, targets = self.tower_scores(part, candidates)
+            if self.blend.is_active:
+                scores = scores + self.dense_bonuses(part, candidates, self.blend)
+            found[known[start : start + chunk]] = rank_targets(scores, targets)
         return found
 
     @torch.inference_mode()
-    def _vectors(self, rows: Tensor) -> Tensor:
+    def tower_scores(self, requests: Sequence[Request], candidates: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The towers' scores of all candidates, (c, N), and which candidate each request's target is, (c,).
+
+        Where users do not repeat items, those of the history have minus infinity. Every target is a candidate.
+        """
+        self.user_tower.eval()
+        # The targets of one block share a history, which is read once.
+        different = {id(request.sequence): request.sequence for request in requests}
+        reader = {key: index for index, key in enumerate(different)}
+        tensors = collate(list(different.values()), self.config.tower, self.text_features)
+        interests = self.user_tower(tensors, self.vectors(tensors.item_rows))  # (s, K, d)
+        scores = score(interests, self.vectors(torch.from_numpy(candidates)))  # (s, N)
+        scores = scores[[reader[id(request.sequence)] for request in requests]]  # (c, N)
+        place = np.full(len(self.counts), -1)
+        place[candidates] = np.arange(len(candidates))
+        if self.config.exclude_seen:
+            for index, request in enumerate(requests):
+                seen = place[request.sequence.item_rows]
+                scores[index, torch.from_numpy(seen[seen >= 0])] = -torch.inf
+        return scores, torch.from_numpy(place[[request.row for request in requests]])
+
+    def dense_bonuses(self, requests: Sequence[Request], candidates: np.ndarray, blend: Blend) -> Tensor:
+        """What each request's history adds to all candidates' scores, (c, N)."""
+        found: dict[int, np.ndarray] = {}  # the targets of one block share a history
+        for request in requests:
+            if id(request.sequence) not in found:
+                found[id(request.sequence)] = dense(self.bonuses(request.sequence, blend), candidates)
+        return torch.from_numpy(np.stack([found[id(request.sequence)] for request in requests]))
+
+    @torch.inference_mode()
+    def vectors(self, rows: Tensor) -> Tensor:
         """(…,) rows → (…, d), as published: no id is hidden."""
         self.item_tower.eval()
         vectors: Tensor = self.item_tower(rows, self.item_features[rows].float())
         return vectors
 
-    def _tokens(self, events: Sequence[HistoryEvent]) -> TokenSequence:
+    def tokens(self, events: Sequence[HistoryEvent]) -> TokenSequence:
+        """A history as the towers read it."""
         return tokens(events, self.config.tower, self.row)
 
     def _is_token(self, event: HistoryEvent) -> bool:
@@ -451,16 +340,17 @@ class Learner:
     def _split(self, example: Example) -> tuple[TokenSequence, int]:
         """The example's tokens and the index of the first new one."""
         context = example.events[: len(example.events) - example.n_new]
-        return self._tokens(example.events), sum(self._is_token(event) for event in context)
+        return self.tokens(example.events), sum(self._is_token(event) for event in context)
 
-    def _weights(self, sequence: TokenSequence, start: int) -> np.ndarray:
+    def target_weights(self, sequence: TokenSequence, start: int) -> np.ndarray:
         """(T,): how much each event counts as a target; 0 before `start` and for what is no target."""
         weights: np.ndarray = self._type_weights[sequence.type_index] * (sequence.item_rows > 0)
         weights[:start] = 0.0
         return weights
 
-    def _count(self, sequence: TokenSequence, start: int) -> None:
-        np.add.at(self.counts, sequence.item_rows[self._weights(sequence, start) > 0], 1.0)
+    def count(self, sequence: TokenSequence, start: int) -> None:
+        """Count the targets from `start` on."""
+        np.add.at(self.counts, sequence.item_rows[self.target_weights(sequence, start) > 0], 1.0)
 
     def _present_counts(self) -> np.ndarray:
         """(n + 1,), the counts of the items that can be candidates; 0 for those that were removed."""
@@ -469,6 +359,13 @@ class Learner:
         counts = self.counts.copy()
         counts[list(self._removed.values())] = 0.0
         return counts
+
+    def _present(self, successors: Successors) -> Successors:
+        """These successors without items that were removed: they take no share of the votes."""
+        if not self._removed:
+            return successors
+        stays = ~np.isin(successors.items, list(self._removed.values()))
+        return Successors(successors.items[stays], successors.weights[stays])
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         """Weights of matrices decay, gains and biases do not."""
@@ -479,16 +376,18 @@ class Learner:
         ]
 
     @contextmanager
-    def _seeded(self) -> Iterator[None]:
+    def seeded(self) -> Iterator[None]:
         """Dropout draws from this learner's own random state, whatever else runs in the process."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(self.rng.integers(2**63)))
             yield
 
-    def _snapshot(self) -> dict[str, Tensor]:
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of all weights."""
         return {name: tensor.detach().clone() for name, tensor in checkpoint.weights(self).items()}
 
-    def _restore(self, snapshot: Mapping[str, Tensor]) -> None:
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Go back to the weights of a `snapshot`."""
         for name, tensor in checkpoint.weights(self).items():
             tensor.data.copy_(snapshot[name])
 

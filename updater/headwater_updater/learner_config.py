@@ -36,6 +36,8 @@ class LearnerConfig:
     full_softmax_limit: int = 20_000
     """Up to so many candidates the softmax is full, beyond it is sampled."""
     n_negatives: int = 1024
+    softmax_without_seen: bool = True
+    """Whether, with `exclude_seen`, what a user has met is left out of the softmax, too."""
     value_loss_weight: float = 0.05
     type_loss_weight: float = 0.05
     head_targets: int = 512

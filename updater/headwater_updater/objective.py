@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater_core.losses import full_softmax_loss, sampled_softmax_loss, type_loss, value_loss
+from headwater_core.losses import Offsets, full_softmax_loss, sampled_softmax_loss, type_loss, value_loss
 from headwater_core.towers import ItemTower, JointHeads, UserTower
 from headwater_updater.examples import Batch
 from headwater_updater.learner_config import LearnerConfig
@@ -62,18 +62,18 @@ def joint_loss(
     interests = _interests(user_tower, batch, history)  # (P, K, d)
     targets = torch.searchsorted(rows, batch.target_rows)  # (P,) places in `rows`
     places = torch.searchsorted(rows, torch.from_numpy(negatives))  # (N,)
+    leaves_out_seen = config.exclude_seen and config.softmax_without_seen
     if is_full:
         local = torch.searchsorted(places, targets)
-        next_item = full_softmax_loss(interests, vectors[places], local, batch.target_weights)
+        offsets = _without_seen(batch, torch.from_numpy(candidates)) if leaves_out_seen else None
+        next_item = full_softmax_loss(interests, vectors[places], local, batch.target_weights, offsets)
     else:
         log_counts = torch.from_numpy(np.log(_expected_counts(negatives, candidates, counts, len(negatives))))
+        left_out = targets.unsqueeze(1) == places  # (P, M)
+        if leaves_out_seen:
+            left_out |= _is_seen(batch, torch.from_numpy(negatives))
         next_item = sampled_softmax_loss(
-            interests,
-            vectors[targets],
-            vectors[places],
-            targets.unsqueeze(1) == places,
-            log_counts.float(),
-            batch.target_weights,
+            interests, vectors[targets], vectors[places], left_out, log_counts.float(), batch.target_weights
         )
     value, event_type = _head_losses(config, heads, interests, vectors, targets, batch, rng)
     total = next_item + config.value_loss_weight * value + config.type_loss_weight * event_type
@@ -88,6 +88,36 @@ def _interests(user_tower: UserTower, batch: Batch, history: Tensor) -> Tensor:
         at_end: Tensor = user_tower(batch.tensors, history)  # (B, K, d)
         return at_end[batch.sources // t]
     return user_tower.forward_all(batch.tensors, history).flatten(0, 1)[batch.sources]
+
+
+def _without_seen(batch: Batch, candidates: Tensor) -> Offsets:
+    """Leaves the items that a user has already met out of the softmax, as serving leaves them out of the answer.
+
+    What will never be asked need not be learned: without it, much of the towers' capacity goes into pushing a user's
+    own items down.
+    """
+    b, t = batch.sources // batch.tensors.item_rows.shape[1], batch.sources % batch.tensors.item_rows.shape[1]
+    row = batch.tensors.item_rows[b]  # (P, T)
+    place = torch.searchsorted(candidates, row).clamp_max(len(candidates) - 1)
+    target = batch.target_rows.unsqueeze(1)
+    seen = (torch.arange(row.shape[1]) <= t.unsqueeze(1)) & (candidates[place] == row) & (row != target)
+    # A place that is not to be left out becomes the target's, which stays as it is.
+    place = torch.where(seen, place, torch.searchsorted(candidates, target))
+    return Offsets(place, torch.where(seen, -torch.inf, 0.0))
+
+
+def _is_seen(batch: Batch, negatives: Tensor) -> Tensor:
+    """Which negatives the user of each target had already met. (M,) → (P, M)."""
+    length = batch.tensors.item_rows.shape[1]
+    order = negatives.argsort()
+    drawn = negatives[order]  # ascending; an item that was drawn twice is found at its first place
+    first = torch.searchsorted(drawn, drawn)  # (M,)
+    place = torch.searchsorted(drawn, batch.tensors.item_rows).clamp_max(len(drawn) - 1)  # (B, T)
+    met = drawn[place] == batch.tensors.item_rows
+    when = torch.where(met, torch.arange(length), length)  # (B, T); `length`: not at all
+    earliest = torch.full((len(when), len(drawn)), length).scatter_reduce_(1, place, when, "amin")[:, first]  # (B, M)
+    earliest = torch.empty_like(earliest).index_copy_(1, order, earliest)
+    return earliest[batch.sources // length] <= (batch.sources % length).unsqueeze(1)
 
 
 def _draw_negatives(candidates: np.ndarray, counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -4,13 +4,15 @@ Blobs → manifest → record → label → mirror, in this order: a process kil
 nothing names, and the label on the generation before.
 
 A fast publish shares the base shards of the generation before and carries a delta over them; when the delta has grown
-past a share of the base, or there is no base, a full publish makes new base shards of all item vectors.
+past a share of the base, or there is no base, a full publish makes new base shards of all item vectors. The co-visits'
+base and delta go the same way, by their own size.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +20,12 @@ import numpy as np
 import structlog
 
 from headwater_core.artifact_store import ArtifactStore
+from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import (
     CHECKPOINT,
+    CO_VISITS,
+    CO_VISITS_DELTA,
     DELTA,
     ITEM_TOWER,
     JOINT_HEADS,
@@ -37,6 +42,8 @@ from headwater_updater.learner import Learner
 from headwater_updater.lease import now_us
 
 STABLE = "stable"
+_PART_ITEMS = 10_000
+"""Items whose successors the learner is asked for at a time."""
 _LOGGED_METRICS = ("prequential_hr_at_10", "prequential_ndcg_at_10", "validation_hr_at_10", "validation_ndcg_at_10")
 
 _log = structlog.get_logger(__name__)
@@ -50,12 +57,16 @@ class Published:
     base_items: frozenset[str]
     """The items that have a row in the base shards."""
     delta: Delta
+    base_successors: int
+    """How many successors the co-visits' base holds, over all items."""
+    visits_delta: SuccessorLists
 
     @classmethod
     def of(cls, generation: LoadedGeneration) -> Published:
         """What a loaded generation leaves to the next one."""
         base_items = frozenset(item_id for shard in generation.shards for item_id in shard.item_ids)
-        return cls(generation.manifest, base_items, generation.delta)
+        visits = generation.co_visits
+        return cls(generation.manifest, base_items, generation.delta, len(visits.base.successors), visits.delta)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +79,8 @@ class Draft:
     """All items that can be retrieved; the learner knows every one."""
     changed: Collection[str]
     """Those of them whose vectors are new or moved since the generation before."""
+    moved_visits: Collection[str]
+    """The items whose successors are not what they were in the generation before."""
     watermark: int
     catalogue_revision: int
     metrics: Mapping[str, float]
@@ -132,7 +145,8 @@ class Publisher:
                 names = [name for shard in shards for name in (index_file(shard), items_file(shard))]
                 files = {name: before.manifest.files[name] for name in names}
                 files[items_file(DELTA)] = self._store.put_blob(delta.save(Path(folder), DELTA))
-        files |= self._weights(draft)
+            visits, base_successors, visits_delta = self._visits(draft, None if full else before, Path(folder))
+        files |= visits | self._weights(draft)
         manifest = Manifest(
             tenant=self._store.tenant,
             number=number,
@@ -148,6 +162,9 @@ class Publisher:
             files=files,
             shards=tuple(shards),
             delta=None if full else DELTA,
+            co_visits=CO_VISITS,
+            co_visits_delta=CO_VISITS_DELTA if CO_VISITS_DELTA in visits else None,
+            blend=draft.learner.blend.to_dict(),
             metrics=dict(draft.metrics),
         )
         self._store.write_manifest(number, manifest)
@@ -161,10 +178,11 @@ class Publisher:
             watermark=manifest.watermark,
             items=manifest.item_count,
             delta_items=len(delta.item_ids),
+            delta_successors=len(visits_delta.successors),
             bytes=manifest.total_bytes,
             **{name: round(value, 4) for name, value in draft.metrics.items() if name in _LOGGED_METRICS},
         )
-        return Published(manifest, base_items, delta)
+        return Published(manifest, base_items, delta, base_successors, visits_delta)
 
     def _outgrown(self, delta: Delta, before: Published) -> bool:
         return len(delta.item_ids) + len(delta.tombstones) > self._fold_share * len(before.base_items)
@@ -184,6 +202,21 @@ class Publisher:
             files[items_file(name)] = self._store.put_blob(items_path)
             shards.append(name)
         return files, shards
+
+    def _visits(
+        self, draft: Draft, before: Published | None, folder: Path
+    ) -> tuple[dict[str, FileEntry], int, SuccessorLists]:
+        """The co-visits' files, how many successors their base holds, and the delta over it."""
+        if before is not None and before.manifest.co_visits is not None:
+            delta = _next_visits(draft, before)
+            if len(delta.successors) <= self._fold_share * before.base_successors:
+                base_entry = before.manifest.files[before.manifest.co_visits]
+                delta_entry = self._store.put_blob(delta.save(folder / CO_VISITS_DELTA))
+                return {CO_VISITS: base_entry, CO_VISITS_DELTA: delta_entry}, before.base_successors, delta
+        lists = (each for each in _successor_lists(draft, sorted(draft.items)) if each.successors)
+        base = SuccessorLists.empty().updated(lists)
+        entry = self._store.put_blob(base.save(folder / CO_VISITS))
+        return {CO_VISITS: entry}, len(base.successors), SuccessorLists.empty(base)
 
     def _weights(self, draft: Draft) -> dict[str, FileEntry]:
         learner = draft.learner
@@ -206,10 +239,34 @@ def vectors_of(learner: Learner, item_ids: Sequence[str]) -> np.ndarray:
 def _next_delta(draft: Draft, before: Published) -> Delta:
     items = frozenset(draft.items)
     known = before.base_items.union(before.delta.item_ids)
-    changed = sorted(items.intersection(draft.changed) | (items - known) | (items & before.delta.tombstones))
+    changed = sorted(items.intersection(draft.changed) | _arrived(draft, before))
     # A tombstone speaks against a base row; an item that only the delta had is left out of it.
     delta = before.delta.updated(changed, vectors_of(draft.learner, changed), known - items)
     return Delta(delta.item_ids, delta.vectors, delta.tombstones & before.base_items)
+
+
+def _next_visits(draft: Draft, before: Published) -> SuccessorLists:
+    moved = frozenset(draft.items).intersection(draft.moved_visits) | _arrived(draft, before)
+    # An empty list supersedes an earlier one; where there can be none, it says nothing.
+    earlier = before.visits_delta.numbers
+    lists = (each for each in _successor_lists(draft, sorted(moved)) if each.successors or each.item_id in earlier)
+    return before.visits_delta.updated(lists)
+
+
+def _arrived(draft: Draft, before: Published) -> frozenset[str]:
+    """The items that could not be retrieved in the generation before."""
+    items = frozenset(draft.items)
+    return items.difference(before.base_items, before.delta.item_ids) | (items & before.delta.tombstones)
+
+
+def _successor_lists(draft: Draft, item_ids: Sequence[str]) -> Iterator[SuccessorList]:
+    """What follows each of these items, of what can be retrieved."""
+    items = frozenset(draft.items)
+    for start in range(0, len(item_ids), _PART_ITEMS):
+        part = item_ids[start : start + _PART_ITEMS]
+        for item_id, (successors, weights) in zip(part, draft.learner.successors_of(part), strict=True):
+            present = np.fromiter((successor in items for successor in successors), np.bool_, len(successors))
+            yield SuccessorList(item_id, list(itertools.compress(successors, present)), weights[present])
 
 
 def _record(manifest: Manifest) -> GenerationRecord:

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from headwater_core.towers import score
+from headwater_core.co_visits import Bonuses
+from headwater_core.histories import TokenSequence
 
-_CHUNK_ELEMENTS = 8_000_000
+
+class Request(NamedTuple):
+    """A history, and the row of an item that came next."""
+
+    sequence: TokenSequence
+    row: int
+    weight: float = 1.0
+    """What it counts in a mean; the targets of one block share theirs, so that every user counts the same."""
 
 
-@torch.inference_mode()
-def ranks(
-    interests: Tensor, items: Tensor, targets: np.ndarray, excluded: Sequence[np.ndarray] | None = None
-) -> np.ndarray:
-    """Each target's rank, from 1; ties count against it.
+def rank_targets(scores: Tensor, targets: Tensor) -> np.ndarray:
+    """Each target's rank, from 1; ties count against it; 0 (a miss) where the target itself is left out.
 
     Args:
-        interests: (P, K, d).
-        items: (N, d), the candidates.
+        scores: (P, N), minus infinity for candidates that are left out.
         targets: (P,) int64, which candidate each target is.
-        excluded: for each target, the candidates that are left out (the user has seen them); a target that is left
-            out itself has rank 0: a miss.
 
     Returns:
         (P,) int64.
     """
-    p, k, _ = interests.shape
-    chunk = max(1, _CHUNK_ELEMENTS // (items.shape[0] * k))
-    found = np.zeros(p, np.int64)
-    for start in range(0, p, chunk):
-        stop = min(start + chunk, p)
-        scores = score(interests[start:stop], items)  # (c, N)
-        target_scores = scores[torch.arange(stop - start), torch.from_numpy(targets[start:stop])]
-        if excluded is not None:
-            for row, left_out in enumerate(excluded[start:stop]):
-                scores[row, torch.from_numpy(left_out)] = -torch.inf
-        found[start:stop] = (scores >= target_scores.unsqueeze(1)).sum(1).numpy()
-        if excluded is not None:
-            for row, left_out in enumerate(excluded[start:stop]):
-                if targets[start + row] in left_out:
-                    found[start + row] = 0
+    target_scores = scores.gather(1, targets.unsqueeze(1))  # (P, 1)
+    found = (scores >= target_scores).sum(1).masked_fill_(target_scores.squeeze(1) == -torch.inf, 0)
+    ranks: np.ndarray = found.numpy()
+    return ranks
+
+
+def dense(bonuses: Bonuses, candidates: np.ndarray) -> np.ndarray:
+    """Bonuses of rows as a bonus for each of the candidate rows, (N,) float32; candidates ascending."""
+    found = np.zeros(len(candidates), np.float32)
+    places = np.minimum(np.searchsorted(candidates, bonuses.items), len(candidates) - 1)
+    is_candidate = candidates[places] == bonuses.items if len(candidates) else np.zeros(len(bonuses.items), bool)
+    found[places[is_candidate]] = bonuses.values[is_candidate]
     return found
 
 
-def hr_at(found: np.ndarray, k: int = 10) -> float:
-    """The share of targets in the first k. (P,) ranks, 0 = a miss."""
-    return float(((found > 0) & (found <= k)).mean()) if len(found) else 0.0
+def hr_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> float:
+    """The share of targets in the first k. (P,) ranks, 0 = a miss; (P,) what each counts."""
+    return _mean((found > 0) & (found <= k), weights)
 
 
-def ndcg_at(found: np.ndarray, k: int = 10) -> float:
-    """Mean discounted gain in the first k, one relevant item for each target. (P,) ranks, 0 = a miss."""
-    if not len(found):
-        return 0.0
-    return float(np.where((found > 0) & (found <= k), 1.0 / np.log2(found + 1.0).clip(1.0), 0.0).mean())
+def ndcg_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> float:
+    """Mean discounted gain in the first k, one relevant item for each target. (P,) ranks, 0 = a miss; (P,) weights."""
+    gains = np.where((found > 0) & (found <= k), 1.0 / np.log2(found + 1.0).clip(1.0), 0.0)
+    return _mean(gains, weights)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:
+    return float(np.average(values, weights=weights)) if len(values) else 0.0

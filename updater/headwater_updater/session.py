@@ -79,6 +79,7 @@ class TrainingSession:
         self._published = published
         self._label = label
         self._changed: set[str] = set()
+        self._moved_visits: set[str] = set()
         self._oldest_live_us: int | None = None
         self._extra_metrics: dict[str, float] = {}
         self._cleaner = Cleaner(CleaningLimits())
@@ -241,6 +242,7 @@ class TrainingSession:
                 text_encoder=self._resources.text.id,
                 items=self._items,
                 changed=self._changed,
+                moved_visits=self._moved_visits,
                 watermark=self.offset,
                 catalogue_revision=self._revision,
                 metrics=_finite({**self._extra_metrics, **self._state.prequential.metrics()}),
@@ -252,7 +254,8 @@ class TrainingSession:
         self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
         if self._oldest_live_us is not None:
             self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
-        self._changed, self._oldest_live_us, self._extra_metrics, self._has_changes = set(), None, {}, False
+        self._changed, self._moved_visits = set(), set()
+        self._oldest_live_us, self._extra_metrics, self._has_changes = None, {}, False
         self._report()
         self._retire()
 
@@ -304,6 +307,7 @@ class TrainingSession:
         result = learner.step(new, replayed, settings.steps_per_round)
         # Rows count from 1: row 0 is "no item".
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)
+        self._moved_visits.update(learner.item_ids[row - 1] for row in result.touched_sources)
         learned = [each for each in (*late, *kept) if each.event.event_type in learner.config.target_weights]
         self._state.replay.add(each.position for each in learned)
         live = [each.received_time_us for each in kept if not each.event.backfill]

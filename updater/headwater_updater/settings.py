@@ -57,7 +57,7 @@ class UpdaterSettings(CoreSettings):
     """Of the user tower's encoder."""
     n_heads: int = Field(default=2, ge=1, le=64)
     """Attention heads of a layer."""
-    n_interests: int = Field(default=2, ge=1, le=32)
+    n_interests: int = Field(default=1, ge=1, le=32)
     """How many vectors describe one user."""
     history_length: int = Field(default=100, ge=1, le=1000)
     """How many of a user's latest events the user tower reads; servers keep twice as many of each user in memory."""

@@ -288,7 +288,7 @@ class RecommendedItem(_message.Message):
     """Its place, from 1, counted over all pages."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which sources proposed it: `tower`, `popular`, `fresh`."""
+        """Which sources proposed it: `tower`, `co_visit`, `popular`, `fresh`."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -23,13 +23,12 @@ from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.recommender import Slate
 from headwater_server.rooms import Rooms
 from headwater_server.statuses import code_of
-from headwater_server.strategy import FRESH, TOWER
 from headwater_server.tokens import PageToken, attribution_token
 
 MAX_BATCH = 100
 _MAX_SERVED = 5000
 """Items that one paging may serve: the page token carries them."""
-_STRATEGY = "tower-popular-fresh/1"
+_STRATEGY = "tower-co_visit-popular-fresh/2"
 
 
 class RecommendationService(pb_grpc.RecommendationServiceServicer):
@@ -75,7 +74,7 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         queries.check_ids("item_ids", request.item_ids, queries.MAX_SCORED_ITEMS, smallest=1)
         audience = self._audience(request)
         rooms = self._rooms
-        generation, interests, _ = await rooms.recommender.interests(audience)
+        generation, interests, history = await rooms.recommender.interests(audience)
         available = queries.item_filter(pb.ItemFilter())
         now_us = rooms.now_us()
         items = generation.items  # one state of it for rows, vectors and answer
@@ -90,7 +89,7 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
             probability_reference=pb.PROBABILITY_REFERENCE_SAMPLED_EXPOSURE,
         )
         if scorable:
-            scores = await rooms.in_compute(generation.score, items, interests, list(scorable.values()))
+            scores = await rooms.in_compute(generation.score, items, interests, list(scorable.values()), history)
             for index, item_id in enumerate(scorable):
                 probabilities = zip(generation.learned_types, scores.probabilities[index], strict=True)
                 response.scores.add(
@@ -108,11 +107,11 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         audience = self._audience(request)
         if audience.subject is None and not audience.recent_events:
             raise InvalidFieldError("user_id", "one of user_id, visitor_id and recent_events is required")
-        generation, interests, length = await self._rooms.recommender.interests(audience)
+        generation, interests, history = await self._rooms.recommender.interests(audience)
         return pb.EmbedUserResponse(
             interests=[pb.InterestVector(values=interest.tolist()) for interest in interests],
             generation=generation.number,
-            history_length=length,
+            history_length=min(len(history), generation.config.history_length),
         )
 
     async def SearchItems(  # noqa: N802
@@ -191,9 +190,7 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         )
 
     def _similar(self, rank: int, found: Found, return_item: bool) -> pb.RecommendedItem:
-        result = pb.RecommendedItem(
-            item_id=found.item_id, score=found.score, rank=rank, sources=[FRESH if found.is_fresh else TOWER]
-        )
+        result = pb.RecommendedItem(item_id=found.item_id, score=found.score, rank=rank, sources=[found.source])
         if return_item and (item := self._rooms.view.items.get(found.item_id)) is not None:
             result.item.CopyFrom(convert.from_item(item))
         return result

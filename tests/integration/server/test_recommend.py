@@ -8,7 +8,7 @@ import itertools
 import random
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from headwater.v1 import event_pb2, item_pb2
 from headwater.v1 import event_service_pb2 as events_pb
 from headwater.v1 import model_service_pb2 as models_pb
 from headwater.v1 import recommendation_service_pb2 as pb
+from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater_core.events import Subject, SubjectKind
 from headwater_core.features import FeatureStore
@@ -166,6 +167,37 @@ async def test_searches_that_cannot_be_encoded_make_the_answer_degraded(
     assert topics(answer) == {"love"}
     whole = await recommendations.Recommend(pb.RecommendRequest(recent_events=searched[1:], page_size=5))
     assert not whole.degraded
+
+
+async def test_what_others_went_on_to_is_recommended_and_says_so(
+    settings: ServerSettings,
+    publish: Callable[..., int],
+    start_server: Callable[[ServerSettings], Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+) -> None:
+    """From the latest event on, in slates, under filters and in scores; what was seen stays out of the slate."""
+    publish(settings, follows={"space-00": ["love-04", "crime-04"], "love-04": ["crime-04", "space-00"]})
+    channel = connect(await start_server(settings))
+    events, recommendations = EventServiceStub(channel), RecommendationServiceStub(channel)
+    request = pb.RecommendRequest(user_id="ada", page_size=5, explain=True)
+    await write(events, event("space-00"))
+    slate = await recommendations.Recommend(request)
+    assert set(ids(slate)[:2]) == {"love-04", "crime-04"}
+    assert [list(result.sources) for result in slate.results] == [["co_visit"]] * 2 + [["tower"]] * 3
+    assert slate.results[0].reasons == ["others went on to this after what you did lately"]
+    await write(events, event("love-04"))
+    slate = await recommendations.Recommend(request)
+    assert ids(slate)[0] == "crime-04"
+    assert not {"space-00", "love-04"} & set(ids(slate))
+    crime = pb.RecommendRequest(user_id="ada", page_size=1, filter=pb.ItemFilter(categories=["crime"]))
+    filtered = await recommendations.Recommend(crime)
+    assert ids(filtered) == ["crime-04"]
+    scores = await recommendations.ScoreItems(pb.ScoreItemsRequest(user_id="ada", item_ids=["crime-04", "love-05"]))
+    assert scores.scores[0].score == pytest.approx(slate.results[0].score)
+    assert scores.scores[0].score == pytest.approx(filtered.results[0].score)
+    assert scores.scores[0].score > scores.scores[1].score
+    for_nobody = await recommendations.Recommend(pb.RecommendRequest(user_id="stranger"))
+    assert not any("co_visit" in result.sources for result in for_nobody.results)
 
 
 async def test_a_visitors_events_become_the_users_with_the_first_event_that_names_both(

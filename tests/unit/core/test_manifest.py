@@ -9,14 +9,23 @@ from typing import Any
 import pytest
 
 from headwater_core.errors import ArtifactError
-from headwater_core.manifest import MAX_MANIFEST_BYTES, REQUIRED_FILES, FileEntry, Manifest, index_file, items_file
+from headwater_core.manifest import (
+    CO_VISITS,
+    CO_VISITS_DELTA,
+    MAX_MANIFEST_BYTES,
+    REQUIRED_FILES,
+    FileEntry,
+    Manifest,
+    index_file,
+    items_file,
+)
 
 ENTRY = FileEntry(sha256="0" * 64, bytes=7)
 
 
 def manifest(**changes: Any) -> Manifest:
     shards = ("shards/0000", "shards/0001")
-    names = [*REQUIRED_FILES, items_file("delta"), "checkpoint.safetensors"]
+    names = [*REQUIRED_FILES, items_file("delta"), CO_VISITS, CO_VISITS_DELTA, "checkpoint.safetensors"]
     names += [name for shard in shards for name in (index_file(shard), items_file(shard))]
     content: dict[str, Any] = {
         "number": 3,
@@ -32,6 +41,9 @@ def manifest(**changes: Any) -> Manifest:
         "files": dict.fromkeys(names, ENTRY),
         "shards": shards,
         "delta": "delta",
+        "co_visits": CO_VISITS,
+        "co_visits_delta": CO_VISITS_DELTA,
+        "blend": {"strength": 1.5},
         "metrics": {"prequential_hr_at_10": 0.25},
     }
     return Manifest(**{**content, **changes})
@@ -44,7 +56,10 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
     assert written.total_bytes == 7 * len(written.files)
 
 
-@pytest.mark.parametrize("missing", [*REQUIRED_FILES, "shards/0001.faiss", "shards/0000.items.safetensors"])
+@pytest.mark.parametrize(
+    "missing",
+    [*REQUIRED_FILES, "shards/0001.faiss", "shards/0000.items.safetensors", CO_VISITS, CO_VISITS_DELTA],
+)
 def test_a_file_that_is_needed_but_not_named_is_refused(missing: str) -> None:
     """A manifest that does not name what loading needs is no manifest."""
     files = {name: entry for name, entry in manifest().files.items() if name != missing}
@@ -66,6 +81,8 @@ def test_file_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
         (lambda content: content.update(watermark=-1), "watermark"),
         (lambda content: content.update(dimension=10**9), "dimension"),
         (lambda content: content.update(unheard_of=1), "unheard_of"),
+        (lambda content: content.update(co_visits="../x"), "co_visits"),
+        (lambda content: content["blend"].update(strength="much"), "blend"),
         (lambda content: content.pop("files"), "files"),
         (lambda content: content.update(shards=["shards/0000", "shards/0000"]), "twice"),
         (lambda content: content["files"]["user_tower.safetensors"].update(sha256="../x"), "sha256"),

@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from headwater_core.co_visits import Bonuses
 from headwater_core.shards import Delta, IndexKind, Retriever, Shard, Vectors, VectorTable
 from headwater_server.item_space import ItemSpace
+from headwater_server.strategy import CO_VISIT, FRESH, TOWER
 
 D = 4
 
@@ -75,12 +79,12 @@ def test_newer_items_are_found_among_the_others(space: ItemSpace) -> None:
     """In their place by score, marked as fresh; what the generation knows is not replaced."""
     newer = space.with_fresh(["new", "a"], vectors((2.5,), (-9.0,)))
     items = newer.retrieve(ONE, 10, everything)
-    assert [(item.item_id, item.is_fresh) for item in items] == [
-        ("a", False),
-        ("new", True),
-        ("d", False),
-        ("e", False),
-        ("b", False),
+    assert [(item.item_id, item.source) for item in items] == [
+        ("a", TOWER),
+        ("new", FRESH),
+        ("d", TOWER),
+        ("e", TOWER),
+        ("b", TOWER),
     ]
     assert found(newer, 10, only=["new", "e"]) == ["new", "e"]
     assert found(newer, 10, without("new")) == ["a", "d", "e", "b"]
@@ -149,3 +153,122 @@ def test_many_refused_items_do_not_shorten_the_answer() -> None:
     assert set(found(space, 50, low.__contains__)) <= low
     assert len(found(space, 50, low.__contains__)) == 50
     assert len(found(space, 500, low.__contains__)) == 100
+
+
+def bonuses(space: ItemSpace, **values: float) -> Bonuses:
+    by_row = sorted((space.row(item_id), value) for item_id, value in values.items())
+    return Bonuses(np.array([row for row, _ in by_row], np.int64), np.array([v for _, v in by_row], np.float32))
+
+
+def test_a_bonus_is_added_to_the_vectors_score(space: ItemSpace) -> None:
+    """Wherever the item stands: in a search, among a filter's matches, beside newer items; refused items stay out."""
+    newer = space.with_fresh(["new"], vectors((2.5,)))
+    gains = bonuses(space, b=3.0, e=1.5)
+    items = newer.retrieve(ONE, 10, everything, bonuses=gains)
+    assert [(item.item_id, item.score) for item in items] == [
+        ("a", 5.0),
+        ("b", 3.5),
+        ("e", 2.5),
+        ("new", 2.5),
+        ("d", 2.0),
+    ]
+    assert found(newer, 2, without("a"), bonuses=gains) == ["b", "e"]
+    assert found(newer, 2, without("b"), excluded=["b"], bonuses=gains) == ["a", "e"]
+    assert found(newer, 10, only=["d", "b", "a"], bonuses=gains) == ["a", "b", "d"]
+    assert newer.retrieve(newer.no_interests(), 10, everything, bonuses=gains) == []
+
+
+def test_what_only_its_bonus_brought_says_so(space: ItemSpace) -> None:
+    """Its vector alone scores below all that was found; a bonus that only moved an item up changes nothing of that."""
+    gains = bonuses(space, b=3.0, a=1.0)
+    items = space.retrieve(ONE, 3, everything, bonuses=gains)
+    assert [(item.item_id, item.source) for item in items] == [("a", TOWER), ("b", CO_VISIT), ("d", TOWER)]
+    items = space.retrieve(ONE, 3, everything, only=["a", "b", "d"], bonuses=gains)
+    assert [item.source for item in items] == [TOWER, CO_VISIT, TOWER]
+
+
+def test_no_more_items_are_asked_about_than_are_needed() -> None:
+    """Of many with a bonus only those before the k-th that passes, and none twice, however deep the search goes."""
+    count = 6_000
+    rows = np.zeros((count, D), dtype=np.float32)
+    rows[:, 0] = np.linspace(1.0, 0.0, count)
+    space = flat_space(rows)
+    gains = Bonuses(np.arange(count - 2_000, count), np.full(2_000, 0.5, np.float32))
+    asked: list[str] = []
+
+    def passes(item_id: str) -> bool:
+        asked.append(item_id)
+        return len(asked) > refused
+
+    for refused in (7, 700):
+        asked.clear()
+        assert len(space.retrieve(ONE, 10, passes, bonuses=gains)) == 10
+        assert len(asked) == len(set(asked)) == refused + 10
+
+
+def flat_space(rows: Vectors, fresh: Vectors | None = None, delta: Delta | None = None) -> ItemSpace:
+    shard = Shard.build([f"item-{number}" for number in range(len(rows))], rows, IndexKind.FLAT)
+    delta = delta if delta is not None else Delta.empty(rows.shape[1])
+    table = VectorTable([shard], delta)
+    space = ItemSpace(table, Retriever([shard], delta, table))
+    return space if fresh is None else space.with_fresh([f"fresh-{number}" for number in range(len(fresh))], fresh)
+
+
+@pytest.fixture(scope="module")
+def large_space() -> ItemSpace:
+    """More rows than are scored without a search: base rows, some of them dead, a delta's, and newer items'."""
+    rng = np.random.default_rng(0)
+    base, newer, fresh = (rng.normal(size=(count, D)).astype(np.float32) for count in (6_000, 40, 30))
+    delta = Delta(
+        (*(f"item-{number}" for number in range(0, 60, 2)), *(f"new-{number}" for number in range(10))),
+        newer,
+        frozenset(f"item-{number}" for number in range(1, 60, 2)),
+    )
+    return flat_space(base, fresh, delta)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_interests=st.integers(1, 3),
+    n_bonuses=st.integers(0, 2_500),
+    strength=st.sampled_from([0.01, 0.5, 3.0, 100.0]),
+    passing_share=st.sampled_from([0.002, 0.1, 1.0]),
+    k=st.sampled_from([1, 11, 300]),
+    is_excluded=st.booleans(),
+)
+def test_nothing_better_is_overlooked(
+    large_space: ItemSpace,
+    seed: int,
+    n_interests: int,
+    n_bonuses: int,
+    strength: float,
+    passing_share: float,
+    k: int,
+    is_excluded: bool,
+) -> None:
+    """What is found is what scoring every living item and sorting finds."""
+    rng = np.random.default_rng(seed)
+    living = {f"item-{number}" for number in range(6_000) if number not in range(1, 60, 2)}
+    ids = sorted(living | {f"new-{number}" for number in range(10)} | {f"fresh-{number}" for number in range(30)})
+    rows = np.array([large_space.row(item_id) for item_id in ids], np.int64)
+    gaining = np.flatnonzero([not large_space.is_fresh(int(row)) for row in rows])
+    gaining = rng.choice(gaining, n_bonuses, replace=False)
+    gaining = gaining[np.argsort(rows[gaining])]
+    gains = Bonuses(rows[gaining], (strength * rng.random(n_bonuses)).astype(np.float32))
+    passing = rng.random(len(ids)) < passing_share
+    interests = rng.normal(size=(n_interests, D)).astype(np.float32)
+    scores = (large_space.vectors(rows) @ interests.T).max(axis=1)
+    scores[gaining] += gains.values
+    by_id = dict(zip(ids, scores, strict=True))
+    allowed = {item_id for item_id, passes in zip(ids, passing, strict=True) if passes}
+    excluded = sorted(by_id.keys() - allowed) if is_excluded else []
+
+    items = large_space.retrieve(interests, k, allowed.__contains__, excluded=excluded, bonuses=gains)
+
+    best = np.sort(scores[passing])[::-1][:k]
+    np.testing.assert_allclose([item.score for item in items], best, rtol=1e-4, atol=1e-5)
+    assert len({item.item_id for item in items}) == len(items)
+    for item in items:
+        assert item.item_id in allowed
+        assert item.score == pytest.approx(by_id[item.item_id], rel=1e-4, abs=1e-5)

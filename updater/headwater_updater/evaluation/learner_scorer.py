@@ -1,4 +1,4 @@
-"""The towers as a scorer of all candidates."""
+"""Towers and co-visits as a scorer of all candidates."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _CHUNK_ELEMENTS = 8_000_000
 
 
 class LearnerScorer:
-    """An item's score is its inner product with the interest that suits it best, as in serving.
+    """An item's score is its inner product with the interest that suits it best plus its bonus, as in serving.
 
     A user of whom nothing is known gets what is popular: the items by how often they were a target.
 
     Attributes:
         item_ids: the candidates.
+        learner: what scores.
     """
 
     def __init__(self, learner: Learner, item_ids: Sequence[str]) -> None:
@@ -32,20 +33,22 @@ class LearnerScorer:
             item_ids: the candidates.
         """
         self.item_ids = item_ids
-        self._learner = learner
+        self.learner = learner
         rows = np.array([learner.row(item_id) for item_id in item_ids], np.int64)
         self._table = torch.from_numpy(learner.item_vectors(np.arange(len(learner.item_ids) + 1)))  # (n + 1, d)
         self._candidates = self._table[torch.from_numpy(rows)]  # (N, d)
+        self._place = np.full(len(learner.item_ids) + 1, -1)
+        self._place[rows] = np.arange(len(rows))
         self._popularity = learner.counts[rows].astype(np.float32)  # (N,)
 
     @torch.inference_mode()
     def score_batch(self, histories: Sequence[Sequence[HistoryEvent]]) -> np.ndarray:
         """(B,) histories → (B, N) float32; see `Scorer`."""
-        learner = self._learner
+        learner = self.learner
         learner.user_tower.eval()
         config = learner.config.tower
-        # As serving does, no more of a history is looked at than the tower reads.
-        sequences = [tokens(events[-config.history_length :], config, learner.row) for events in histories]
+        # As servers do: so much of a history is kept that enough is left without events on items that are not known.
+        sequences = [tokens(events[-2 * config.history_length :], config, learner.row) for events in histories]
         scores = np.tile(self._popularity, (len(histories), 1))  # (B, N)
         known = [index for index, sequence in enumerate(sequences) if len(sequence)]
         chunk = max(1, _CHUNK_ELEMENTS // (max(1, len(self.item_ids)) * config.n_interests))
@@ -54,4 +57,8 @@ class LearnerScorer:
             tensors = collate([sequences[index] for index in part], config, learner.text_features)
             interests = learner.user_tower(tensors, self._table[tensors.item_rows])  # (b, K, d)
             scores[part] = score(interests, self._candidates).numpy()
+            for index in part if learner.blend.is_active else ():
+                bonuses = learner.bonuses(sequences[index], learner.blend)
+                places = self._place[bonuses.items]
+                scores[index, places[places >= 0]] += bonuses.values[places >= 0]
         return scores

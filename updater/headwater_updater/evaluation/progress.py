@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from headwater_updater.evaluation.clock import Clock
-from headwater_updater.learner import Progress as TrainingProgress
+from headwater_updater.full_training import Progress as TrainingProgress
 
 OnProgress = Callable[[str, float, str], None]
 """Told the stage, the share of it that is done (0 to 1), and what else is to be shown."""

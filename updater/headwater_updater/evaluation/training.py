@@ -17,7 +17,8 @@ from headwater_updater.evaluation.learner_scorer import LearnerScorer
 from headwater_updater.evaluation.progress import OnProgress, training_note
 from headwater_updater.evaluation.ranked_lists import ranked_lists
 from headwater_updater.evaluation.texts import TextTable
-from headwater_updater.learner import FitResult, Learner
+from headwater_updater.full_training import FitResult
+from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig, target_weights
 from headwater_updater.settings import UpdaterSettings
 
@@ -28,6 +29,9 @@ _MARGIN_SHARE, _MARGIN_S, _MAX_MARGIN_SHARE = 0.02, 6.0, 0.1
 so many seconds, at most another share."""
 _RANKING_MARGIN = 1.5
 """How much slower than measured ranking may become."""
+_BONUS_S, _BONUSES_PER_HELD_OUT = 0.002, 4
+"""What a user's co-visit bonuses take, which cannot be measured before there are any; choosing the blend makes them
+several times for each user it chooses by."""
 _MIN_TRAINING_SHARE = 0.05
 _SAMPLE_USERS = 64
 _VALIDATION_SHARE = 0.05
@@ -88,7 +92,7 @@ def train(
     item_ids = [item_id for item_id in dict.fromkeys(everything) if item_id]
     learner.add_items(item_ids, texts.features([task.item_texts.get(item_id, "") for item_id in item_ids]))
     with clock.stage("measuring"):
-        user_s = _seconds_for_a_list(learner, task, clock)
+        user_s = _seconds_for_a_list(learner, task, clock) + _BONUS_S
     # Validating is about as dear as ranking; learning the held-out targets, at most twice that.
     margin_s = min(max(_MARGIN_SHARE * clock.budget_s, _MARGIN_S), _MAX_MARGIN_SHARE * clock.budget_s)
     ranking_s = _RANKING_MARGIN * user_s * len(task.asked)
@@ -100,7 +104,7 @@ def train(
         n_users = min(len(task.training), max(affordable, learner.config.max_validation_users))
         learner.config = replace(learner.config, max_validation_users=max(n_users, 1))
     n_held = min(len(task.training), learner.config.max_validation_users)
-    validation_s = (3 if task.learn_validation else 1) * user_s * n_held
+    validation_s = ((3 if task.learn_validation else 1) * user_s + _BONUSES_PER_HELD_OUT * _BONUS_S) * n_held
     budget_s = max(available_s - validation_s, floor_s)
     with clock.stage("training"):
         result = learner.fit(

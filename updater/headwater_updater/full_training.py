@@ -1,0 +1,232 @@
+"""Full training: everything moves, on whole histories, until the budget ends; validation chooses the weights kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headwater_core.events import HistoryEvent
+from headwater_core.histories import TokenSequence
+from headwater_updater.blending import choose_blend
+from headwater_updater.co_visitation import co_visitation_vectors
+from headwater_updater.examples import Window, batches, block_starts, windows
+from headwater_updater.head_fitting import fit_heads
+from headwater_updater.learner_config import Budget
+from headwater_updater.ranking import Request, hr_at, ndcg_at
+
+if TYPE_CHECKING:
+    from headwater_updater.learner import Learner
+
+_ID_INIT_STD = 0.02
+_HELD_OUT_BATCH = 64
+_MAX_BLOCK_TARGETS = 5
+"""Of a basket of dozens, so many are validated on: validation is to cost a tenth of training."""
+_HEADS_SHARE = 0.03
+"""Of the time, what the heads' last lesson may take."""
+
+
+class Progress(NamedTuple):
+    """How far full training is."""
+
+    elapsed_fraction: float
+    epoch: int
+    loss: float
+    """Of the next item, a running mean."""
+    validation_ndcg_at_10: float | None
+    """The latest, of the towers alone; None before the first."""
+
+
+class FitResult(NamedTuple):
+    """What full training reached; the validation figures are of the weights that were kept."""
+
+    epochs: int
+    loss: float
+    validation_hr_at_10: float
+    validation_ndcg_at_10: float
+    towers_validation_ndcg_at_10: float
+    """Without co-visits."""
+
+
+class HeldOut(NamedTuple):
+    """A user's whole history, its last timestamp block kept from training."""
+
+    sequence: TokenSequence
+    start: int
+    """Where the block begins."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def fit(
+    learner: Learner,
+    histories: Sequence[Sequence[HistoryEvent]],
+    budget: Budget,
+    on_progress: OnProgress | None = None,
+    *,
+    learn_held_out: bool = True,
+) -> FitResult:
+    """Train everything on whole histories; keep the weights with the best validation NDCG@10.
+
+    Validation is on the last timestamp block of up to `max_validation_users` users, which training does not see. It
+    chooses the weights and then how co-visits join them, and calibrates the heads. After that its targets are learned
+    too, by incremental steps, so that all of the log has been learned.
+
+    Args:
+        learner: knows all items that the histories are on.
+        histories: per subject, oldest event first.
+        budget: by epochs alone, the seed fixes the result.
+        on_progress: called after every batch and every validation.
+        learn_held_out: False leaves the validation targets unlearned.
+    """
+    started = time.monotonic()
+    heads_s: float | None = None
+    if budget.seconds is not None:
+        heads_s = _HEADS_SHARE * budget.seconds
+        budget = replace(budget, seconds=budget.seconds - heads_s)
+    sequences = [sequence for events in histories if len(sequence := learner.tokens(events))]
+    held = _hold_out(learner, sequences)
+    training = [s for i, s in enumerate(sequences) if i not in held]
+    training += [each.sequence.window(0, each.start) for each in held.values()]
+    for sequence in training:
+        learner.count(sequence, 0)
+    learner.successors.fit(((s, learner.target_weights(s, 0)) for s in training), learner.counts)
+    _start_ids(learner, training)
+    requests = _requests(learner, list(held.values()))
+    counts_as = np.array([request.weight for request in requests])
+    best: FitResult | None = None
+    weights: dict[str, Tensor] = {}
+    validation: float | None = None
+    loss, epoch, stale, share, validation_s = math.nan, 0, 0, 0.0, 0.0
+    while share < 1.0 and stale < learner.config.patience:
+        groups = list(batches(_varied_windows(learner, training), learner.config.batch_tokens, learner.rng))
+        for index, group in enumerate(groups):
+            share = budget.share(time.monotonic() - started, epoch + index / len(groups))
+            if share >= 1.0:
+                break
+            rate = learner.config.scheduled_rate(share)
+            batch_loss = learner.learn_batch(group, rate, rate, None)
+            loss = batch_loss if math.isnan(loss) else 0.95 * loss + 0.05 * batch_loss
+            if on_progress:
+                on_progress(Progress(share, epoch + 1, loss, validation))
+        epoch += 1
+        elapsed_s = time.monotonic() - started
+        share = budget.share(elapsed_s, epoch) if groups else 1.0
+        # By the clock, validation may cost a tenth of the time; by epochs it must not depend on the clock.
+        if share >= 1.0 or budget.seconds is None or validation_s <= 0.1 * elapsed_s:
+            found = learner.ranks(requests, np.flatnonzero(learner.counts))
+            validation = ndcg_at(found, counts_as)
+            validation_s += time.monotonic() - started - elapsed_s
+            stale += 1
+            if best is None or validation > best.validation_ndcg_at_10:
+                best, stale = FitResult(epoch, loss, hr_at(found, counts_as), validation, validation), 0
+                weights = learner.snapshot()
+            if on_progress:
+                on_progress(Progress(share, epoch, loss, validation))
+    assert best is not None  # the last round always validates
+    learner.restore(weights)
+    _settle_types(learner, training)
+    learner.blend = choose_blend(learner, requests)
+    if learner.blend.is_active:
+        found = learner.ranks(requests, np.flatnonzero(learner.counts))
+        hr, ndcg = hr_at(found, counts_as), ndcg_at(found, counts_as)
+        best = best._replace(validation_hr_at_10=hr, validation_ndcg_at_10=ndcg)
+    _fit_heads(learner, training, list(held.values()), heads_s)
+    if learn_held_out:
+        for start in range(0, len(held), _HELD_OUT_BATCH):
+            part = list(held.values())[start : start + _HELD_OUT_BATCH]
+            learner.learn_latest([(each.sequence, each.start) for each in part], [], 1)
+    _explain_by_text(learner)
+    return best
+
+
+def _hold_out(learner: Learner, sequences: Sequence[TokenSequence]) -> dict[int, HeldOut]:
+    """By index, the histories whose last timestamp block is kept from training: some of those of three blocks."""
+    eligible: dict[int, HeldOut] = {}
+    for index, sequence in enumerate(sequences):
+        starts = block_starts(sequence.event_time_us)
+        last = int(starts[-1])
+        if last and starts[last - 1] > 0 and learner.target_weights(sequence, last).any():
+            eligible[index] = HeldOut(sequence, last)
+    if len(eligible) <= learner.config.max_validation_users:
+        return eligible
+    chosen = learner.rng.choice(list(eligible), learner.config.max_validation_users, replace=False)
+    return {index: eligible[index] for index in sorted(chosen.tolist())}
+
+
+def _requests(learner: Learner, held: Sequence[HeldOut]) -> list[Request]:
+    """What each user did before the block that is held out, with each of its targets, or some where they are many."""
+    requests: list[Request] = []
+    for sequence, start in held:
+        before = sequence.window(0, start)
+        targets = sequence.item_rows[learner.target_weights(sequence, start) > 0]
+        if len(targets) > _MAX_BLOCK_TARGETS:
+            targets = learner.rng.choice(targets, _MAX_BLOCK_TARGETS, replace=False)
+        requests += [Request(before, row, 1 / len(targets)) for row in targets.tolist()]
+    return requests
+
+
+def _start_ids(learner: Learner, training: Sequence[TokenSequence]) -> None:
+    """Give items about to be trained for the first time a place: near what they were visited with, plus noise."""
+    fresh = torch.from_numpy(learner.counts > 0) & (learner.id_adam.steps == 0)
+    shape = (len(learner.counts), learner.config.tower.dimension)
+    with learner.seeded():
+        start = torch.randn(shape) + learner.config.co_visitation_scale * co_visitation_vectors(training, *shape)
+    learner.item_tower.id_embedding.data[fresh] += _ID_INIT_STD * start[fresh]
+
+
+def _varied_windows(learner: Learner, training: Sequence[TokenSequence]) -> list[Window]:
+    """All windows of an epoch; where they are cut differs from epoch to epoch."""
+    length = learner.config.tower.history_length
+    offsets = learner.rng.integers(0, length // 2 + 1, len(training))
+    cut = (
+        windows(sequence, learner.target_weights(sequence, 0), length, int(offset))
+        for sequence, offset in zip(training, offsets, strict=True)
+    )
+    return [window for part in cut for window in part]
+
+
+def _fit_heads(
+    learner: Learner, training: Sequence[TokenSequence], held: Sequence[HeldOut], seconds: float | None
+) -> None:
+    length = learner.config.tower.history_length
+    learned = [window for s in training for window in windows(s, learner.target_weights(s, 0), length)]
+    judged = [window for s, start in held for window in windows(s, learner.target_weights(s, start), length)]
+    fit_heads(learner, learned, judged, seconds)
+
+
+@torch.no_grad()
+def _settle_types(learner: Learner, training: Sequence[TokenSequence]) -> None:
+    """Let event types that training did not meet read as the unknown type, which it did (`type_dropout`)."""
+    met = np.unique(np.concatenate([np.zeros(1, np.int64), *(sequence.type_index for sequence in training)]))
+    unmet = torch.from_numpy(np.setdiff1d(np.arange(learner.config.tower.n_types), met))
+    for embedding in (learner.user_tower.type_embedding, learner.user_tower.value_direction):
+        embedding.weight[unmet] = embedding.weight[0].clone()
+
+
+@torch.no_grad()
+def _explain_by_text(learner: Learner) -> None:
+    """Let the text explain all of the items' vectors that it can; ids keep the rest, so no learned vector moves.
+
+    The projection becomes the ridge regression from features to vectors, items weighted by log(1 + targets).
+    Gradients alone leave it far from that: they come through the id dropout only, and ids learn faster.
+    """
+    rows = torch.from_numpy(np.flatnonzero(learner.counts))
+    rows = rows[(learner.item_features[rows] != 0).any(1)]
+    if not len(rows):
+        return
+    vectors = learner.vectors(rows).double()  # (n, d)
+    features = learner.item_features[rows].double()  # (n, F)
+    weights = torch.from_numpy(np.log1p(learner.counts))[rows].unsqueeze(1)  # (n, 1)
+    gram = features.T @ (weights * features)  # (F, F)
+    gram += learner.config.text_ridge * float(weights.mean()) * torch.eye(len(gram), dtype=gram.dtype)
+    projection = torch.linalg.solve(gram, features.T @ (weights * vectors))  # (F, d)
+    learner.item_tower.shared.projection.weight.copy_(projection.T)
+    learner.item_tower.id_embedding[rows] = (vectors - features @ projection).float()

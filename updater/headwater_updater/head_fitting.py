@@ -1,0 +1,211 @@
+"""The heads' last lesson: fitted to the finished towers, then calibrated on what training held out.
+
+While everything moves, the heads run after towers that change, on a few targets of each batch, and follow the weights
+that rank best rather than those that suit them. Once the towers stand still they learn in seconds what that left out.
+Logits that were learned on training targets are too sure of themselves on new ones: each type's are scaled and shifted
+to fit the held-out targets (Platt 1999), which is folded into the last layer.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 the name every reader of PyTorch code expects
+
+from headwater_core.losses import type_loss, value_loss
+from headwater_core.towers import JointHeads
+from headwater_updater.examples import Window, to_batch
+
+if TYPE_CHECKING:
+    from headwater_updater.learner import Learner
+
+_MAX_TARGETS = 60_000
+_MAX_HELD_TARGETS = 5_000
+_BATCH_TARGETS = 512
+_MIN_STEPS, _MAX_EPOCHS = 100, 5
+_LEARNING_RATE = 1e-3
+_WEIGHT_DECAY = 0.05
+_READ_TOKENS = 4096
+_MIN_EVENTS = 20
+"""A type with fewer held-out events stays as it was learned."""
+_PRIOR_DEVIATION = (0.5, 1.0)
+"""How far scale and shift are expected to be from none: without much evidence little is changed."""
+_SCALES = (0.2, 5.0)
+
+
+class Targets(NamedTuple):
+    """What the heads read and what they are to say."""
+
+    interests: Tensor
+    """(P, K, d)."""
+    rows: Tensor
+    """(P,) int64."""
+    types: Tensor
+    """(P,) int64."""
+    values: Tensor
+    """(P,) float32, NaN = none."""
+
+
+def fit_heads(
+    learner: Learner, training: Sequence[Window], held: Sequence[Window], seconds: float | None = None
+) -> None:
+    """Fit the heads to the towers as they are; what does not help on the held-out targets is undone.
+
+    Args:
+        learner: its towers stay as they are.
+        training: windows with the targets to learn from; of very many a sample is taken.
+        held: windows with targets that training did not see; without any, nothing is done.
+        seconds: how long learning may take; none: the data alone decide, and the seed fixes the result.
+    """
+    started = time.monotonic()
+    vectors = learner.vectors(torch.arange(len(learner.item_ids) + 1)).clone()  # (n + 1, d), outside inference mode
+    until = math.inf if seconds is None else started + seconds
+    judged = _read(learner, held, vectors, _MAX_HELD_TARGETS, until)
+    learned = _read(learner, training, vectors, _MAX_TARGETS, until - (seconds or 0.0) / 2)
+    if judged is None or learned is None:
+        return
+    drawn = _drawn(learner, learned, (len(judged.rows), learner.config.reference_exposure))
+    before = copy.deepcopy(learner.heads.state_dict())
+    loss = _held_loss(learner, judged, drawn, vectors)
+    _learn(learner, learned, vectors, until)
+    if not _held_loss(learner, judged, drawn, vectors) < loss:
+        learner.heads.load_state_dict(before)
+    _calibrate(learner, judged, drawn, vectors)
+
+
+def head_outputs(heads: JointHeads, interests: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """What the heads say of items (P, R, d), each by the interest of (P, K, d) that suits it best.
+
+    Returns:
+        Type logits (P, R, n_types) and values (P, R).
+    """
+    best = torch.einsum("pkd,prd->prk", interests, items).argmax(-1, keepdim=True)  # (P, R, 1)
+    users = interests.gather(1, best.expand(-1, -1, interests.shape[-1]))  # (P, R, d)
+    outputs: tuple[Tensor, Tensor] = heads(users, items)
+    return outputs
+
+
+def platt(logits: np.ndarray, happened: np.ndarray) -> tuple[float, float]:
+    """The scale and shift of logits (n,) under which what happened, (n,) bool, is likeliest; by Newton's method.
+
+    A normal prior holds them near 1 and 0.
+    """
+    x = np.stack([logits, np.ones_like(logits)], axis=1).astype(np.float64)  # (n, 2)
+    prior = 1.0 / np.square(_PRIOR_DEVIATION)
+    found = np.array([1.0, 0.0])
+    for _ in range(50):
+        p = 1.0 / (1.0 + np.exp(-np.clip(x @ found, -50, 50)))
+        gradient = x.T @ (p - happened) + prior * (found - (1.0, 0.0))
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(prior)
+        step = np.clip(np.linalg.solve(curvature, gradient), -1.0, 1.0)
+        found = found - step
+        if np.abs(step).max() < 1e-6:
+            break
+    return float(np.clip(found[0], *_SCALES)), float(found[1])
+
+
+@torch.no_grad()
+def _read(learner: Learner, cut: Sequence[Window], vectors: Tensor, limit: int, until: float) -> Targets | None:
+    """The targets of random windows, until they are enough or it is time; None when there is none."""
+    learner.user_tower.eval()
+    order = learner.rng.permutation(len(cut))
+    n_targets = np.cumsum([len(cut[index].target_rows) for index in order])
+    chosen = [cut[index] for index in order[: int(np.searchsorted(n_targets, limit)) + 1]]
+    parts: list[Targets] = []
+    start = 0
+    while start < len(chosen) and (not parts or time.monotonic() < until):
+        stop = start + 1
+        longest = len(chosen[start].tokens)
+        while stop < len(chosen) and (stop + 1 - start) * max(longest, len(chosen[stop].tokens)) <= _READ_TOKENS:
+            longest = max(longest, len(chosen[stop].tokens))
+            stop += 1
+        batch = to_batch(chosen[start:stop], learner.config.tower, learner.text_features)
+        interests = learner.user_tower.forward_all(batch.tensors, vectors[batch.tensors.item_rows]).flatten(0, 1)
+        parts.append(Targets(interests[batch.sources], batch.target_rows, batch.target_types, batch.target_values))
+        start = stop
+    return Targets(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
+
+
+def _drawn(learner: Learner, learned: Targets, shape: tuple[int, int]) -> Tensor:
+    """Rows of learned targets, hence drawn by popularity."""
+    return learned.rows[torch.from_numpy(learner.rng.integers(0, len(learned.rows), shape))]
+
+
+def _learn(learner: Learner, learned: Targets, vectors: Tensor, until: float) -> None:
+    """A pass over the targets, of few targets several."""
+    config = learner.config
+    optimizer = torch.optim.AdamW(learner.heads.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    steps_of_epoch = math.ceil(len(learned.rows) / _BATCH_TARGETS)
+    epochs = min(max(math.ceil(_MIN_STEPS / steps_of_epoch), 1), _MAX_EPOCHS)
+    order = np.concatenate([learner.rng.permutation(len(learned.rows)) for _ in range(epochs)])
+    steps = np.array_split(order, math.ceil(len(order) / _BATCH_TARGETS))
+    learner.heads.train()
+    for step, part in enumerate(map(torch.from_numpy, steps)):
+        if time.monotonic() > until:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = _LEARNING_RATE * (1 - step / len(steps))
+        drawn = _drawn(learner, learned, (len(part), config.head_references))
+        items = vectors[torch.cat([learned.rows[part].unsqueeze(1), drawn], dim=1)]  # (b, 1 + R, d)
+        logits, values = head_outputs(learner.heads, learned.interests[part], items)
+        loss = _loss(logits, values, learned.types[part], learned.values[part], config.reference_exposure)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _loss(logits: Tensor, values: Tensor, types: Tensor, true_values: Tensor, exposure: int) -> Tensor:
+    """Both losses on one scale: a target's, not a pair's."""
+    by_type = type_loss(logits[:, 0], types, logits[:, 1:], exposure)
+    return value_loss(values[:, 0], true_values) + (1 + exposure) * by_type
+
+
+@torch.no_grad()
+def _held_outputs(learner: Learner, held: Targets, drawn: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, 1 + R, n_types) and (P, 1 + R), the targets' own items first."""
+    learner.heads.eval()
+    rows = torch.cat([held.rows.unsqueeze(1), drawn], dim=1)
+    parts = [
+        head_outputs(learner.heads, interests, vectors[items])
+        for interests, items in zip(
+            torch.split(held.interests, _BATCH_TARGETS), torch.split(rows, _BATCH_TARGETS), strict=True
+        )
+    ]
+    logits, values = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(values)
+
+
+def _held_loss(learner: Learner, held: Targets, drawn: Tensor, vectors: Tensor) -> float:
+    """After calibration, as it will be: what the learned logits say of their own certainty does not count."""
+    logits, values = _held_outputs(learner, held, drawn, vectors)
+    scales = _scales(logits, held.types)
+    calibrated = logits * scales[:, 0] + scales[:, 1]
+    return float(_loss(calibrated, values, held.types, held.values, drawn.shape[1]))
+
+
+def _scales(logits: Tensor, types: Tensor) -> Tensor:
+    """Scale and shift of each type, (n_types, 2)."""
+    found = torch.tensor([[1.0, 0.0]]).repeat(logits.shape[-1], 1)
+    happened = F.one_hot(types, logits.shape[-1]).bool()  # (P, n_types)
+    for index in torch.nonzero(happened.sum(0) >= _MIN_EVENTS).flatten().tolist():
+        true = np.zeros(logits.shape[:2], bool)
+        true[:, 0] = happened[:, index].numpy()
+        found[index] = torch.tensor(platt(logits[..., index].numpy().ravel(), true.ravel()))
+    return found
+
+
+@torch.no_grad()
+def _calibrate(learner: Learner, held: Targets, drawn: Tensor, vectors: Tensor) -> None:
+    """Fold each type's scale and shift into the last layer."""
+    logits, _ = _held_outputs(learner, held, drawn, vectors)
+    scales = _scales(logits, held.types)
+    last = learner.heads.type_logits
+    last.weight.mul_(scales[:, :1])
+    last.bias.mul_(scales[:, 0]).add_(scales[:, 1])
