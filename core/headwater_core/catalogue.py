@@ -55,14 +55,14 @@ class Item:
     expire_time_us: int | None = None
     """None: never."""
     embedding: tuple[float, ...] | None = None
-    """The caller's own vector, kept as float32."""
+    """The caller's own vector, kept as float32; the item tower reads its direction."""
     update_time_us: int = 0
     """When it was last changed; set by the catalogue."""
     revision: int = 0
     """The catalogue's revision of that change; set by the catalogue."""
 
     def text(self) -> str:
-        """What the item tower reads: title, categories, description; "" when there is none of them."""
+        """The text that the item tower reads: title, categories, description; "" when there is none of them."""
         parts = (self.title, ", ".join(self.categories), self.description)
         return ". ".join(part.strip() for part in parts if part.strip())
 

@@ -1,11 +1,11 @@
 """The model: an item tower, a user tower and the joint heads, in the order in which data flows through them.
 
-The item tower turns an item's id and text into one vector. The user tower reads a history of such vectors with a
-pre-norm causal Transformer (RoPE, SwiGLU; Su et al. 2021, Shazeer 2020) and answers with a few interest vectors; an
-item's score is its inner product with the interest that suits it best. The heads turn a pair of a user and an item
-vector into probabilities and an expected value.
+The item tower turns an item's id, its text and the caller's own vector into one vector. The user tower reads a history
+of such vectors with a pre-norm causal Transformer (RoPE, SwiGLU; Su et al. 2021, Shazeer 2020) and answers with a few
+interest vectors; an item's score is its inner product with the interest that suits it best. The heads turn a pair of a
+user and an item vector into probabilities and an expected value.
 
-Letters in shapes: B sequences, T events, K interests, d = `dimension`, H heads, F = `text_dimension`.
+Letters in shapes: B sequences, T events, K interests, d = `dimension`, H heads, F = `feature_dimension`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the name every reader of PyTorch code expects
 
+from headwater_core.catalogue import MAX_EMBEDDING
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.histories import HistoryTensors
 
@@ -34,6 +35,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "dropout": (0.0, 0.9),
     "id_dropout": (0.0, 0.9),
     "text_dimension": (1, 8192),
+    "vector_dimension": (0, MAX_EMBEDDING),
     "n_gap_buckets": (2, 64),
 }
 _MAX_EVENT_TYPES = 1024
@@ -54,8 +56,11 @@ class TowerConfig:
     """How many of a user's latest events are read, in training and in serving."""
     dropout: float = 0.2
     id_dropout: float = 0.15
-    """How often training hides an item's id, so that its text alone must place it."""
+    """How often training hides an item's id, so that its features alone must place it."""
     text_dimension: int = 384
+    """Length of the features of a text: an item's or a query's."""
+    vector_dimension: int = 0
+    """Length of the vectors that callers give to items; 0 reads none."""
     n_gap_buckets: int = 32
     """Buckets of the time since the event before: none, under 1 s, then doubling; 32 reach to 34 years."""
     event_types: tuple[str, ...] = ()
@@ -91,6 +96,11 @@ class TowerConfig:
             raise InvalidFieldError("value_std", "must be above 0")
         if self.value_type and self.value_type not in self.event_types:
             raise InvalidFieldError("value_type", "must be one of event_types, or empty")
+
+    @property
+    def feature_dimension(self) -> int:
+        """Length of an item's features: those of its text, then the caller's vector."""
+        return self.text_dimension + self.vector_dimension
 
     @property
     def n_types(self) -> int:
@@ -130,25 +140,25 @@ class TowerConfig:
         return cls(**arguments)
 
 
-class ItemTextTower(nn.Module):
-    """The part of the item tower that all items share: text features → vector.
+class ItemFeatureTower(nn.Module):
+    """The part of the item tower that all items share: features → vector.
 
-    It has no bias, so an item without text (all features 0) gets 0 from it and is placed by its id alone.
+    It has no bias, so an item without text and vector (all features 0) gets 0 from it and is placed by its id alone.
     """
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
-        self.projection = nn.Linear(config.text_dimension, config.dimension, bias=False)
+        self.projection = nn.Linear(config.feature_dimension, config.dimension, bias=False)
         nn.init.normal_(self.projection.weight, std=_INIT_STD)
 
-    def forward(self, text_features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """(…, F) float → (…, d)."""
-        vectors: Tensor = self.projection(text_features)
+        vectors: Tensor = self.projection(features)
         return vectors
 
 
 class ItemTower(nn.Module):
-    """Item vector = id embedding + projected text features. Row 0 is "no item" and stays 0.
+    """Item vector = id embedding + projected features. Row 0 is "no item" and stays 0.
 
     `shared` holds what one gradient step moves for all items at once; the id table is sparse by nature and kept
     apart, so that servers need only `shared` to place a new item.
@@ -157,7 +167,7 @@ class ItemTower(nn.Module):
     def __init__(self, config: TowerConfig, n_items: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.shared = ItemTextTower(config)
+        self.shared = ItemFeatureTower(config)
         self.id_embedding = nn.Parameter(torch.zeros(n_items + 1, config.dimension))
 
     @property
@@ -166,29 +176,29 @@ class ItemTower(nn.Module):
         return self.id_embedding.shape[0] - 1
 
     def grow(self, n: int) -> None:
-        """Append n rows of zeros: until an item is learned, its text alone places it."""
+        """Append n rows of zeros: until an item is learned, its features alone place it."""
         rows = self.id_embedding.new_zeros(n, self.config.dimension)
         self.id_embedding = nn.Parameter(torch.cat([self.id_embedding.detach(), rows]))
 
-    def forward(self, item_rows: Tensor, text_features: Tensor) -> Tensor:
+    def forward(self, item_rows: Tensor, features: Tensor) -> Tensor:
         """The items' vectors. (…,) int64 rows and (…, F) features → (…, d)."""
-        return self.compose(self.id_embedding[item_rows], text_features)
+        return self.compose(self.id_embedding[item_rows], features)
 
-    def compose(self, id_vectors: Tensor, text_features: Tensor) -> Tensor:
-        """Join id vectors (n, d) with text features (n, F) → (n, d); in training some ids are hidden.
+    def compose(self, id_vectors: Tensor, features: Tensor) -> Tensor:
+        """Join id vectors (n, d) with features (n, F) → (n, d); in training some ids are hidden.
 
-        Only items that have a text can be placed without their id, so only theirs are hidden.
+        Only items that have features can be placed without their id, so only theirs are hidden.
         """
         if self.training and self.config.id_dropout > 0:
             hidden = torch.rand(id_vectors.shape[:-1], device=id_vectors.device) < self.config.id_dropout
-            hidden &= (text_features != 0).any(-1)
+            hidden &= (features != 0).any(-1)
             id_vectors = id_vectors.masked_fill(hidden.unsqueeze(-1), 0.0)
-        vectors: Tensor = id_vectors + self.shared(text_features)
+        vectors: Tensor = id_vectors + self.shared(features)
         return vectors
 
-    def item_vectors_from_text(self, text_features: Tensor) -> Tensor:
-        """Where never-seen items belong, by their text alone. (n, F) → (n, d)."""
-        vectors: Tensor = self.shared(text_features)
+    def item_vectors_from_features(self, features: Tensor) -> Tensor:
+        """Where never-seen items belong, by their features alone. (n, F) → (n, d)."""
+        vectors: Tensor = self.shared(features)
         return vectors
 
 

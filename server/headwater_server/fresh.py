@@ -1,4 +1,4 @@
-"""Gives items that came after a generation their place in it, by their text alone."""
+"""Gives items that came after a generation their place in it, by their text and the caller's vector."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from headwater_core import item_features
 from headwater_core.catalogue import Item, ItemChange
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.serving_generation import ServingGeneration
@@ -21,7 +22,7 @@ Features = Mapping[bytes, npt.NDArray[np.float16]]
 
 
 class FreshPlacer:
-    """Places new items in every loaded generation, as soon as their text features are stored."""
+    """Places new items in every loaded generation: at once, or with a text as soon as its features are stored."""
 
     def __init__(
         self,
@@ -33,7 +34,7 @@ class FreshPlacer:
 
         Args:
             view: the catalogue.
-            stored_features: a text encoder's id and text hashes → the text features (F,) that are stored.
+            stored_features: a text encoder's id and text hashes → the features of those texts that are stored.
             run_in_compute: runs a blocking computation off the event loop.
         """
         self._view = view
@@ -78,19 +79,26 @@ class FreshPlacer:
 
     async def _place(self, generation: ServingGeneration, items: Iterable[Item]) -> list[str]:
         """Place what can be placed; returns the ids that need nothing more."""
+        config = generation.config
         done: list[str] = []
         new: list[Item] = []
         for item in items:
-            if not generation.items.knows(item.item_id) and item.text():
+            has_features = item.text() or item_features.fits(item.embedding, config.vector_dimension)
+            if has_features and not generation.items.knows(item.item_id):
                 new.append(item)
             else:
                 done.append(item.item_id)
         if not new:
             return done
-        features = await self._stored_features(generation.manifest.text_encoder, [item.text_hash() for item in new])
-        ready = [item for item in new if item.text_hash() in features]
+        hashes = {item.item_id: item.text_hash() for item in new if item.text()}
+        stored = await self._stored_features(generation.manifest.text_encoder, list(hashes.values())) if hashes else {}
+        ready = [item for item in new if item.item_id not in hashes or hashes[item.item_id] in stored]
         if ready:
-            stacked = np.stack([features[item.text_hash()] for item in ready])  # (n, F)
-            vectors = await self._run_in_compute(generation.place, stacked)
+            text_features = np.zeros((len(ready), config.text_dimension), np.float16)
+            for row, item in zip(text_features, ready, strict=True):
+                if item.item_id in hashes:
+                    row[:] = stored[hashes[item.item_id]]
+            joined = item_features.join(text_features, [item.embedding for item in ready], config.vector_dimension)
+            vectors = await self._run_in_compute(generation.place, joined)
             generation.items = generation.items.with_fresh([item.item_id for item in ready], vectors)
         return done + [item.item_id for item in ready]

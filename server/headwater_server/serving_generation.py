@@ -16,7 +16,7 @@ from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.manifest import Manifest
 from headwater_core.shards import Vectors
-from headwater_core.towers import ItemTextTower, JointHeads, TowerConfig, UserTower, load_state
+from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, load_state
 from headwater_server.item_space import ItemSpace
 
 
@@ -45,10 +45,10 @@ class ServingGeneration:
         self.config = TowerConfig.from_dict(loaded.manifest.tower_config)
         self._text_features = text_features
         self._user_tower = UserTower(self.config).eval()
-        self._item_text_tower = ItemTextTower(self.config).eval()
+        self._item_feature_tower = ItemFeatureTower(self.config).eval()
         self._joint_heads = JointHeads(self.config).eval()
         load_state(self._user_tower, loaded.user_tower)
-        load_state(self._item_text_tower, loaded.item_tower)
+        load_state(self._item_feature_tower, loaded.item_tower)
         load_state(self._joint_heads, loaded.joint_heads)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
@@ -88,9 +88,9 @@ class ServingGeneration:
             return collate(sequences, self.config)
 
     @torch.inference_mode()
-    def place(self, text_features: npt.NDArray[np.float16]) -> Vectors:
-        """Where items that the generation never saw belong, by their text alone. (n, F) → (n, d)."""
-        vectors: Vectors = self._item_text_tower(torch.from_numpy(text_features.astype(np.float32))).numpy()
+    def place(self, features: npt.NDArray[np.float16]) -> Vectors:
+        """Where items that the generation never saw belong, by their features alone. (n, F) → (n, d)."""
+        vectors: Vectors = self._item_feature_tower(torch.from_numpy(features.astype(np.float32))).numpy()
         return vectors
 
     @torch.inference_mode()

@@ -24,6 +24,7 @@ from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.model_service_pb2_grpc import ModelServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater.v1.user_service_pb2_grpc import UserServiceStub
+from headwater_core import item_features
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, Item
 from headwater_core.co_visit_files import SuccessorList, SuccessorLists
@@ -43,7 +44,7 @@ from headwater_core.manifest import (
 from headwater_core.registry import GenerationRecord, GenerationRegistry
 from headwater_core.shards import IndexKind, Shard
 from headwater_core.text import CachedTextEncoder, TextEncoder
-from headwater_core.towers import ItemTextTower, JointHeads, TowerConfig, UserTower, save_state
+from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, save_state
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 
@@ -176,7 +177,9 @@ def _publish(
     catalogue, features = Catalogue(database), FeatureStore(database)
     items = catalogue.list("", 10_000)
     encoder = CachedTextEncoder(TextEncoder(settings.text_encoder_path), features)
-    text_features = encoder.features([item.text() for item in items]).astype(np.float32)
+    vector_dimension = catalogue.embedding_length() or 0
+    text_features = encoder.features([item.text() for item in items])
+    joined = item_features.join(text_features, [item.embedding for item in items], vector_dimension)
     torch.manual_seed(seed)
     names = tuple(sorted(BUILT_IN_EVENT_TYPES))
     config = TowerConfig(
@@ -185,15 +188,16 @@ def _publish(
         n_interests=2,
         history_length=50,
         text_dimension=encoder.dimension,
+        vector_dimension=vector_dimension,
         event_types=names,
         value_mean=tuple({"purchase": 80.0, "rating": 3.5}.get(name, 0.0) for name in names),
         value_std=(1.0,) * len(names),
         value_type="rating",
     )
-    item_tower = ItemTextTower(config)
+    item_tower = ItemFeatureTower(config)
     with torch.no_grad():
         item_tower.projection.weight.mul_(_SHARPNESS)
-        vectors = item_tower(torch.from_numpy(text_features)).numpy()
+        vectors = item_tower(torch.from_numpy(joined.astype(np.float32))).numpy()
     number = registry.allocate()
     files = {
         name: store.put_blob(save_state(module))

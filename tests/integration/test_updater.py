@@ -255,6 +255,48 @@ def test_a_change_that_moves_no_vector_is_no_news(bootstrapped: World) -> None:
     assert session.has_news
 
 
+def test_the_callers_vectors_join_the_texts(world: World) -> None:
+    """A bootstrap takes their length; new items and those whose vector alone changes are placed by it."""
+    catalogue = world.resources.catalogue
+    catalogue.upsert([Item(f"item-{n}", embedding=(n % 2, 1.0 - n % 2, 0.0)) for n in range(30)], None, START_US)
+    world.bootstrap()
+    assert world.manifest.tower_config["vector_dimension"] == 3
+    catalogue.upsert([Item("item-100", embedding=(5.0, 0.0, 0.0)), Item("item-101")], None, START_US)
+    session = world.resume()
+    assert session.learn()
+    with world.lead() as leadership:
+        session.publish(leadership.lease)
+    generation, learner = world.loaded(), Learner.load_state(world.checkpoint())
+    assert learner.item_features.shape[1] == HashEncoder.dimension + 3
+    assert learner.item_features[learner.row("item-100")].tolist() == [0.0] * HashEncoder.dimension + [1.0, 0.0, 0.0]
+    rows = [generation.table.row(item_id) for item_id in ("item-100", "item-101")]
+    placed, silent = generation.table.vectors(np.array(rows, np.int64))
+    assert placed.any()
+    assert not silent.any()
+    catalogue.set_availability(["item-1"], False)
+    assert session.learn()
+    assert not session.has_news
+    catalogue.upsert([Item("item-100", embedding=(0.0, 0.0, 1.0))], None, START_US)
+    assert session.learn()
+    assert session.has_news
+
+
+def test_vectors_wait_for_the_next_bootstrap(bootstrapped: World) -> None:
+    """A model from before there were any goes on without them and says so once; the next one reads them."""
+    session = bootstrapped.resume()
+    with capture_logs() as logs:
+        for n in (1, 2):
+            vector = (0.5, float(n))
+            bootstrapped.resources.catalogue.upsert([Item(f"item-{n}", f"Item {n}", embedding=vector)], None, START_US)
+            assert session.learn()
+    assert not session.has_news
+    [told] = [entry for entry in logs if entry["event"] == "item_vectors_not_read"]
+    assert (told["catalogue_length"], told["model_length"]) == (2, 0)
+    assert bootstrapped.manifest.tower_config["vector_dimension"] == 0
+    bootstrapped.bootstrap()
+    assert bootstrapped.manifest.tower_config["vector_dimension"] == 2
+
+
 def test_events_on_unknown_items_are_learned_once_the_item_is_known(bootstrapped: World) -> None:
     """An event before its item is kept, and learned when the item comes, though the offset is past it."""
     bootstrapped.events(3, item="not-yet")

@@ -83,6 +83,7 @@ def bootstrap(
         n_interests=settings.n_interests,
         history_length=settings.history_length,
         text_dimension=resources.text.dimension,
+        vector_dimension=resources.catalogue.embedding_length() or 0,
     )
     registered = resources.event_types.all()
     targets = target_weights(registered)

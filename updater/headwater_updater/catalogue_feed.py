@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from headwater_core import item_features
 from headwater_core.catalogue import Catalogue, Item
 from headwater_core.text import CachedTextEncoder
 from headwater_updater.learner import Learner
@@ -26,6 +27,8 @@ class CatalogueStep:
     moved: list[str] = field(default_factory=list)
     """Those whose vectors are new or another than before."""
     deleted: list[str] = field(default_factory=list)
+    n_vectors_unread: int = 0
+    """How many items have a vector of the caller's that is not of the length the learner reads."""
 
 
 def follow(catalogue: Catalogue, text: CachedTextEncoder, learner: Learner, revision: int, limit: int) -> CatalogueStep:
@@ -42,16 +45,21 @@ def follow(catalogue: Catalogue, text: CachedTextEncoder, learner: Learner, revi
     before = _vectors(learner, ids)
     _add(text, learner, items)
     after = _vectors(learner, ids)
-    # Most changes (availability, attributes) leave the text as it is: then nothing has to be published.
+    # Most changes (availability, attributes) leave the features as they are: then nothing has to be published.
     moved = [item_id for item_id in ids if not np.array_equal(before.get(item_id, np.nan), after[item_id])]
     deleted = [change.item_id for change in changes if change.item is None]
     learner.remove_items(deleted)
-    return CatalogueStep(changes[-1].revision, len(changes), ids, added, moved, deleted)
+    length = learner.config.tower.vector_dimension
+    n_unread = sum(item.embedding is not None and len(item.embedding) != length for item in items)
+    return CatalogueStep(changes[-1].revision, len(changes), ids, added, moved, deleted, n_unread)
 
 
 def _add(text: CachedTextEncoder, learner: Learner, items: list[Item]) -> None:
     if items:
-        learner.add_items([item.item_id for item in items], text.features([item.text() for item in items]))
+        text_features = text.features([item.text() for item in items])
+        vectors = [item.embedding for item in items]
+        features = item_features.join(text_features, vectors, learner.config.tower.vector_dimension)
+        learner.add_items([item.item_id for item in items], features)
 
 
 def _vectors(learner: Learner, item_ids: list[str]) -> dict[str, np.ndarray]:

@@ -91,7 +91,9 @@ def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None)
 def _fill(learner: Learner, tensors: dict[str, Tensor]) -> None:
     blob, ends = tensors["item_ids"].numpy().tobytes(), tensors["item_id_ends"].tolist()
     item_ids = [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-    learner.add_items(item_ids, tensors["item_features"][1:].numpy())
+    features = tensors["item_features"]
+    _expect("item_features", features, learner.item_features.expand(len(item_ids) + 1, -1))
+    learner.add_items(item_ids, features[1:].numpy())
     learner.remove_items([item_ids[row - 1] for row in tensors["removed_rows"].tolist()])
     for name, tensor in weights(learner).items():
         _expect(name, tensors[name], tensor)

@@ -143,7 +143,7 @@ def fit(
         for start in range(0, len(held), _HELD_OUT_BATCH):
             part = list(held.values())[start : start + _HELD_OUT_BATCH]
             learner.learn_latest([(each.sequence, each.start) for each in part], [], 1)
-    _explain_by_text(learner)
+    _explain_by_features(learner)
     return best
 
 
@@ -212,8 +212,8 @@ def _settle_types(learner: Learner, training: Sequence[TokenSequence]) -> None:
 
 
 @torch.no_grad()
-def _explain_by_text(learner: Learner) -> None:
-    """Let the text explain all of the items' vectors that it can; ids keep the rest, so no learned vector moves.
+def _explain_by_features(learner: Learner) -> None:
+    """Let features explain all of the items' vectors that they can; ids keep the rest, so no learned vector moves.
 
     The projection becomes the ridge regression from features to vectors, items weighted by log(1 + targets).
     Gradients alone leave it far from that: they come through the id dropout only, and ids learn faster.

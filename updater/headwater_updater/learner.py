@@ -67,8 +67,8 @@ class Learner:
         self.rng = rng
         self.text_features = text_features
         """For the queries of searches."""
-        self.item_features = torch.zeros(1, tower.text_dimension, dtype=torch.float16)
-        """(n + 1, F), by row."""
+        self.item_features = torch.zeros(1, tower.feature_dimension, dtype=torch.float16)
+        """(n + 1, F), by row: as `headwater_core.item_features.join` makes them."""
         self.counts = np.zeros(1)
         """(n + 1,), how many events each item was the target of."""
         self.successors = SuccessorTable(keeps_repeats=not config.exclude_seen)
@@ -120,8 +120,8 @@ class Learner:
             if item_id in self._rows:
                 self._removed[item_id] = self._rows.pop(item_id)
 
-    def add_items(self, item_ids: Sequence[str], text_features: np.ndarray) -> None:
-        """Append items, or replace the text features of known ones; (n, F), all 0 for an item without text."""
+    def add_items(self, item_ids: Sequence[str], features: np.ndarray) -> None:
+        """Append items, or replace the features of known ones; (n, F), all 0 for an item without text and vector."""
         for item_id in self._removed.keys() & set(item_ids):
             self._rows[item_id] = self._removed.pop(item_id)
         new = [item_id for item_id in dict.fromkeys(item_ids) if item_id not in self._rows]
@@ -131,11 +131,10 @@ class Learner:
         self.id_adam.grow(len(new))
         self.successors.grow(len(new))
         self.counts = np.concatenate([self.counts, np.zeros(len(new))])
-        self.item_features = torch.cat(
-            [self.item_features, self.item_features.new_zeros(len(new), text_features.shape[1])]
-        )
+        empty = self.item_features.new_zeros(len(new), self.config.tower.feature_dimension)
+        self.item_features = torch.cat([self.item_features, empty])
         rows = torch.tensor([self._rows[item_id] for item_id in item_ids], dtype=torch.int64)
-        self.item_features[rows] = torch.from_numpy(np.asarray(text_features, np.float16))
+        self.item_features[rows] = torch.from_numpy(np.asarray(features, np.float16))
 
     def item_vectors(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The items' vectors, float32 (n, d): of the given rows, else of all items in the order of `item_ids`."""

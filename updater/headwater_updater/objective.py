@@ -39,7 +39,7 @@ def joint_loss(
     """The loss of a batch.
 
     Candidates are the items that have been a target at least once: as a mere negative an item would be pushed away
-    from everybody, and what was never seen is to be placed by its text.
+    from everybody, and what was never seen is to be placed by its features.
 
     Args:
         config: loss weights and sampling.

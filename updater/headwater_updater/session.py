@@ -92,6 +92,7 @@ class TrainingSession:
         )
         self._warm_up_cleaner()
         self._has_changes = False
+        self._told_of_unread_vectors = False
         self._number: int | None = None  # allocated for the next generation, where it was before learning began
 
     @property
@@ -273,6 +274,14 @@ class TrainingSession:
         self._items.difference_update(step.deleted)
         self._changed.update(step.moved)
         self._has_changes |= bool(step.moved or step.deleted or returned)
+        if step.n_vectors_unread and not self._told_of_unread_vectors:
+            self._told_of_unread_vectors = True
+            _log.warning(
+                "item_vectors_not_read",
+                catalogue_length=self._resources.catalogue.embedding_length(),
+                model_length=self._learner.config.tower.vector_dimension,
+                hint="the next bootstrap reads them",
+            )
 
     def _not_erased(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
         """The events less those whose subject was erased since they were read."""

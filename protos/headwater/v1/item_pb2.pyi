@@ -81,8 +81,9 @@ class Item(_message.Message):
 
     @_builtins.property
     def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """A vector of the caller's own (of an image, say) that joins the text features: at most 4,096 finite numbers, the
-        same count for every item. Kept; the model reads it once such vectors are part of its configuration.
+        """A vector of the caller's own (of an image, say) that with the text places a new item, read at unit length: at most
+        4,096 finite numbers, the same count for every item. Models read such vectors from the first bootstrap after one
+        was written.
         """
 
     @_builtins.property

@@ -21,7 +21,9 @@ from headwater.v1 import event_pb2, item_pb2
 from headwater.v1 import event_service_pb2 as events_pb
 from headwater.v1 import model_service_pb2 as models_pb
 from headwater.v1 import recommendation_service_pb2 as pb
+from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
+from headwater.v1.model_service_pb2_grpc import ModelServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater_core.events import Subject, SubjectKind
 from headwater_core.features import FeatureStore
@@ -384,6 +386,37 @@ async def test_an_item_without_any_text_is_kept_and_cannot_be_placed(
     assert scores.missing_item_ids == ["silent"]
     slate = await recommendations.Recommend(pb.RecommendRequest(context_item_ids=["silent"]))
     assert not slate.degraded
+
+
+async def test_a_vector_alone_places_a_new_item(
+    settings: ServerSettings,
+    publish: Callable[..., int],
+    start_server: Callable[[ServerSettings], Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+) -> None:
+    """Without any text it is at once near items with like vectors, whatever their scale, and moves with its own."""
+    channel = connect(await start_server(settings))
+    catalog, recommendations = CatalogServiceStub(channel), RecommendationServiceStub(channel)
+    directions = {"space": [1.0, 0.0, 0.0], "love": [0.0, 1.0, 0.0], "crime": [0.0, 0.0, 1.0]}
+    for topic, direction in directions.items():
+        known = [item_pb2.Item(item_id=f"{topic}-{number:02}", embedding=direction) for number in range(20)]
+        await upsert(catalog, *known, update_mask={"paths": ["embedding"]})
+    picture = item_pb2.Item(item_id="picture", embedding=[0.0, 0.0, 100.0])
+    # The model is from before there were vectors: to it they say nothing.
+    await upsert(catalog, picture)
+    request = pb.SimilarItemsRequest(item_id="picture", page_size=5)
+    assert not (await recommendations.SimilarItems(request)).results
+    await catalog.DeleteItems(catalog_pb.DeleteItemsRequest(item_ids=["picture"]))
+    publish(settings)
+    await ModelServiceStub(channel).Reload(models_pb.ReloadRequest())
+    await upsert(catalog, picture)
+    assert topics(await recommendations.SimilarItems(request)) == {"crime"}
+    await write(EventServiceStub(channel), event("crime-00"))
+    slate = await recommendations.Recommend(pb.RecommendRequest(user_id="ada", page_size=21, explain=True))
+    assert [result.sources for result in slate.results if result.item_id == "picture"] == [["fresh"]]
+    picture.embedding[:] = directions["love"]
+    await upsert(catalog, picture)
+    assert topics(await recommendations.SimilarItems(request)) == {"love"}
 
 
 async def test_a_new_item_whose_text_changes_moves(

@@ -13,7 +13,7 @@ import torch
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.histories import HistoryTensors, TokenSequence, collate, gap_buckets
 from headwater_core.towers import (
-    ItemTextTower,
+    ItemFeatureTower,
     ItemTower,
     JointHeads,
     TowerConfig,
@@ -155,7 +155,7 @@ def test_a_new_item_is_placed_by_its_text() -> None:
     features = torch.randn(2, CONFIG.text_dimension)
     with torch.inference_mode():
         vectors = tower(torch.tensor([3, 4]), features)
-        torch.testing.assert_close(vectors, tower.item_vectors_from_text(features))
+        torch.testing.assert_close(vectors, tower.item_vectors_from_features(features))
         assert tower(torch.tensor([0]), torch.zeros(1, CONFIG.text_dimension)).abs().sum() == 0
 
 
@@ -185,6 +185,21 @@ def test_config_survives_json() -> None:
     assert TowerConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
 
 
+def test_a_config_from_before_there_were_vectors_reads_none() -> None:
+    """Its towers are those that its weights were saved from."""
+    content = CONFIG.to_dict()
+    del content["vector_dimension"]
+    assert TowerConfig.from_dict(content) == CONFIG
+    assert CONFIG.feature_dimension == CONFIG.text_dimension
+
+
+def test_items_have_features_beside_the_text_and_queries_do_not() -> None:
+    """The caller's vectors lengthen what the item tower reads, and nothing else."""
+    config = replace(CONFIG, vector_dimension=5)
+    assert ItemFeatureTower(config).projection.weight.shape == (16, 13)
+    assert UserTower(config).query_projection.weight.shape == (16, 8)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -194,6 +209,8 @@ def test_config_survives_json() -> None:
         ({"n_heads": 3}, "n_heads"),
         ({"n_layers": 0}, "n_layers"),
         ({"dropout": 1.5}, "dropout"),
+        ({"vector_dimension": -1}, "vector_dimension"),
+        ({"vector_dimension": 4097}, "vector_dimension"),
         ({"surprise": 1}, "surprise"),
         ({"event_types": "click"}, "event_types"),
         ({"event_types": ["a", "a"]}, "event_types"),
@@ -223,10 +240,10 @@ def test_weights_survive_a_file(tmp_path: Path) -> None:
 def test_shared_part_of_the_item_tower_stands_alone() -> None:
     """A server places new items with the shared weights and no id table."""
     trained = ItemTower(CONFIG, n_items=50)
-    served = ItemTextTower(CONFIG)
+    served = ItemFeatureTower(CONFIG)
     load_state(served, save_state(trained.shared))
     features = torch.randn(3, CONFIG.text_dimension)
-    torch.testing.assert_close(served(features), trained.item_vectors_from_text(features))
+    torch.testing.assert_close(served(features), trained.item_vectors_from_features(features))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CO_VISITS, ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
 from headwater_core.shards import IndexKind, Shard
-from headwater_core.towers import ItemTextTower, JointHeads, TowerConfig, UserTower, save_state
+from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, save_state
 from headwater_server.serving_generation import ServingGeneration
 
 BLEND = Blend(strength=1.0, sharpness=10.0, decay=0.5)
@@ -37,7 +37,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> ServingGeneration:
     visits = SuccessorLists.empty().updated(SuccessorList(ids[n], [ids[n + 1]], one) for n in range(N_ITEMS - 1))
     files = {
         USER_TOWER: store.put_blob(save_state(UserTower(config))),
-        ITEM_TOWER: store.put_blob(save_state(ItemTextTower(config))),
+        ITEM_TOWER: store.put_blob(save_state(ItemFeatureTower(config))),
         JOINT_HEADS: store.put_blob(save_state(JointHeads(config))),
         index_file("shards/0000"): store.put_blob(index_path),
         items_file("shards/0000"): store.put_blob(items_path),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 
 from headwater_core.co_visits import Blend
 from headwater_core.errors import ArtifactError
@@ -79,6 +80,11 @@ def test_what_does_not_hold_all_of_it_is_refused(learner: Learner) -> None:
     ):
         with pytest.raises(ArtifactError):
             Learner.load_state(damaged)
+    for width in (1, 3):
+        tensors = safetensors.torch.load(content) | {"item_features": torch.zeros(N_ITEMS + 1, width).half()}
+        metadata = {"learner": json.dumps(checkpoint.metadata(content, "learner"))}
+        with pytest.raises(ArtifactError, match="item_features"):
+            Learner.load_state(safetensors.torch.save(tensors, metadata))
     other = Learner.create(CONFIG, 0)
     other.add_items(["i0"], np.zeros((1, 2)))
     tensors = safetensors.torch.load(content) | {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from headwater_core import item_features
 from headwater_core.errors import ArtifactError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, HistoryEvent
 from headwater_core.histories import fit_vocabulary
@@ -43,7 +44,7 @@ def planted(n_users: int, length: int = 14, *, shuffled: bool = False, seed: int
     return histories
 
 
-def learner_for(histories: list[History], seed: int = 0, **settings: object) -> Learner:
+def learner_for(histories: list[History], seed: int = 0, n_items: int = N_ITEMS, **settings: object) -> Learner:
     config = LearnerConfig(
         fit_vocabulary(TOWER, histories),
         {"click": 1.0},
@@ -53,7 +54,7 @@ def learner_for(histories: list[History], seed: int = 0, **settings: object) -> 
         head_targets=32,
     )
     learner = Learner.create(replace(config, **settings), seed)  # type: ignore[arg-type]
-    learner.add_items([f"i{i}" for i in range(N_ITEMS)], np.zeros((N_ITEMS, F)))
+    learner.add_items([f"i{i}" for i in range(n_items)], np.zeros((n_items, learner.config.tower.feature_dimension)))
     return learner
 
 
@@ -130,6 +131,28 @@ def test_text_alone_places_a_new_item() -> None:
     fitting, foreign = learner.score(ask)
     assert fitting.is_new_item
     assert 0 < fitting.rank <= 12 < foreign.rank
+
+
+def test_a_vector_alone_places_a_new_item() -> None:
+    """Beside items with text, one that has only the caller's vector is foreseen where items with like vectors are."""
+    rng = np.random.default_rng(0)
+    kinds = np.arange(N_ITEMS) % 4  # a user stays with one kind of item
+    texts = rng.normal(0, F**-0.5, (N_ITEMS, F)).astype(np.float16)  # they say nothing of the kind
+    vectors = [100.0 * (np.eye(4)[kind] + rng.normal(0, 0.02, 4)).astype(np.float32) for kind in kinds]
+    histories = [clicks(rng.choice(np.flatnonzero(kinds == u % 4)[:9], 9).tolist()) for u in range(160)]
+    learner = learner_for(histories, tower=fit_vocabulary(replace(TOWER, vector_dimension=4), histories), n_items=0)
+    learner.add_items([f"i{i}" for i in range(N_ITEMS)], item_features.join(texts, vectors, 4))
+    learner.fit(histories, Budget(epochs=8))
+    learner.add_items(["new0", "new1"], item_features.join(np.zeros((2, F), np.float16), np.eye(4)[:2].tolist(), 4))
+    fan = clicks([0, 4, 8, 12])
+    ask = [Example([*fan, HistoryEvent(99, 10**9, "click", name)], 1) for name in ("new0", "new1")]
+    fitting, foreign = learner.score(ask)
+    assert fitting.is_new_item
+    assert 0 < fitting.rank <= 12 < foreign.rank
+    assert learner.item_features.shape == (N_ITEMS + 3, F + 4)
+    resumed = Learner.load_state(learner.state())
+    assert resumed.state() == learner.state()
+    assert resumed.score(ask) == [fitting, foreign]
 
 
 def test_a_new_pattern_is_learned_by_steps() -> None:

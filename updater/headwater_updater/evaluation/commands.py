@@ -39,7 +39,11 @@ EventsFile = Annotated[
     typer.Option(help="CSV or .csv.gz: user_id,item_id and, if known, timestamp or order, event_type, value, query"),
 ]
 ItemsFile = Annotated[
-    Path | None, typer.Option(help="CSV or .csv.gz: item_id and, if known, title, categories (a|b), description")
+    Path | None,
+    typer.Option(
+        help="CSV or .csv.gz: item_id and, if known, title, categories (a|b), description, "
+        "vector (numbers separated by spaces or ;, the same count for every item)"
+    ),
 ]
 BudgetMinutes = Annotated[
     float, typer.Option(min=0.01, help="Wall time for everything: reading, encoding, training, ranking.")
@@ -91,7 +95,14 @@ def evaluate(
         asked = [user.history for user in split.test]
         learns_all = learn_validation or protocol is Protocol.GLOBAL_TIME
         task = Task(
-            split.training, asked, split.candidates, catalogue.texts, data.event_types, allow_repeats, learns_all
+            split.training,
+            asked,
+            split.candidates,
+            catalogue.texts,
+            catalogue.vectors,
+            data.event_types,
+            allow_repeats,
+            learns_all,
         )
         trained, lists = _train_and_rank(task, settings, seed, clock, on_progress)
     with clock.stage("measuring"):
@@ -153,7 +164,16 @@ def rank(
         training = list(data.histories.values())
         asked = [data.histories.get(user_id, []) for user_id in user_ids]
         candidates = dict.fromkeys(event.item_id for theirs in training for event in theirs if event.item_id)
-        task = Task(training, asked, list(candidates), catalogue.texts, data.event_types, allow_repeats, True)
+        task = Task(
+            training,
+            asked,
+            list(candidates),
+            catalogue.texts,
+            catalogue.vectors,
+            data.event_types,
+            allow_repeats,
+            learn_validation=True,
+        )
         trained, lists = _train_and_rank(task, settings, seed, clock, on_progress)
     write_predictions(out, user_ids, lists)
     unknown = sum(user_id not in data.histories for user_id in user_ids)
@@ -233,6 +253,7 @@ def _data_facts(data: EventData, catalogue: ItemData) -> dict[str, Any]:
         "events_left_out": data.n_left_out,
         "bad_rows": data.n_bad_rows,
         "catalogue_items": len(catalogue.texts),
+        "items_with_a_vector": len(catalogue.vectors),
         "bad_item_rows": catalogue.n_bad_rows,
     }
 

@@ -8,8 +8,10 @@ from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
+from headwater_core import item_features
 from headwater_core.events import EventType, HistoryEvent
 from headwater_core.histories import fit_vocabulary
+from headwater_core.item_features import Vector
 from headwater_core.text import Encoder
 from headwater_core.towers import TowerConfig
 from headwater_updater.evaluation.clock import Clock
@@ -46,6 +48,8 @@ class Task(NamedTuple):
     """Histories of the users whose lists will be made."""
     candidates: Sequence[str]
     item_texts: Mapping[str, str]
+    item_vectors: Mapping[str, Vector]
+    """Of the items that have one; all of one length."""
     event_types: Mapping[str, EventType]
     allow_repeats: bool
     learn_validation: bool
@@ -86,11 +90,15 @@ def train(
     """
     with clock.stage("encoding"):
         texts, n_texts = _encode(task, clock, make_encoder, report)
-    learner = Learner.create(_configuration(task, settings, texts.dimension), seed, texts.features)
-    # What is only in the users' histories has no training event: it is read by its text, and never recommended.
+    vector_dimension = max((len(vector) for vector in task.item_vectors.values()), default=0)
+    config = _configuration(task, settings, texts.dimension, vector_dimension)
+    learner = Learner.create(config, seed, texts.features)
+    # What is only in the users' histories has no training event: it is read by its features, and never recommended.
     everything = chain(task.candidates, (e.item_id for events in (*task.training, *task.asked) for e in events))
     item_ids = [item_id for item_id in dict.fromkeys(everything) if item_id]
-    learner.add_items(item_ids, texts.features([task.item_texts.get(item_id, "") for item_id in item_ids]))
+    text_features = texts.features([task.item_texts.get(item_id, "") for item_id in item_ids])
+    vectors = [task.item_vectors.get(item_id) for item_id in item_ids]
+    learner.add_items(item_ids, item_features.join(text_features, vectors, vector_dimension))
     with clock.stage("measuring"):
         user_s = _seconds_for_a_list(learner, task, clock) + _BONUS_S
     # Validating is about as dear as ranking; learning the held-out targets, at most twice that.
@@ -116,7 +124,7 @@ def train(
     return Trained(learner, result, n_texts, len(texts), budget_s, learner.config.max_validation_users)
 
 
-def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int) -> LearnerConfig:
+def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int, vector_dimension: int) -> LearnerConfig:
     """As bootstrap configures a learner; only `exclude_seen` is as the lists will be made."""
     tower = TowerConfig(
         dimension=settings.dimension,
@@ -125,6 +133,7 @@ def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int) -
         n_interests=settings.n_interests,
         history_length=settings.history_length,
         text_dimension=text_dimension,
+        vector_dimension=vector_dimension,
     )
     return LearnerConfig(
         fit_vocabulary(tower, task.training, task.event_types),

@@ -106,6 +106,26 @@ def test_leave_one_out_end_to_end(events: Path, tmp_path: Path) -> None:
     assert {"headwater", "python", "torch"} <= found["versions"].keys()
 
 
+def test_vectors_of_items_are_read(events: Path, tmp_path: Path) -> None:
+    """The tower takes the length of the vectors in the file of items; in `rank`, too."""
+    vectors = [(f"i{n}", " ".join(map(str, np.eye(30)[n])) if n else "") for n in range(30)]
+    items = write_csv(tmp_path / "items.csv", "item_id,vector", vectors)
+    assert evaluate(events, "--protocol", "leave-one-out", "--items", items).exit_code == 0
+    found = report(tmp_path)
+    assert found["training"]["tower"]["vector_dimension"] == 30
+    assert (found["data"]["catalogue_items"], found["data"]["items_with_a_vector"]) == (30, 29)
+    users = write_csv(tmp_path / "users.csv", "user_id", [("u1",)])
+    files = ("--events", events, "--users", users, "--items", items, "--out", tmp_path / "lists.jsonl")
+    answer = run("rank", *files, "--budget-minutes", TWO_SECONDS)
+    assert answer.exit_code == 0, answer.output
+    items.write_text("item_id,vector\ni1,1 2\ni2,1\n")
+    for refused in (
+        evaluate(events, "--protocol", "leave-one-out", "--items", items),
+        run("rank", *files, "--budget-minutes", TWO_SECONDS),
+    ):
+        assert refused.exit_code != 0
+
+
 def last_items(rows: list[dict[str, str]], lists: dict[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
     for user_id, items in lists.items():
         yield [row["item_id"] for row in rows if row["user_id"] == user_id][-1], items

@@ -142,6 +142,37 @@ def test_a_duplicate_item_is_a_bad_row(tmp_path: Path) -> None:
     assert (found.texts, found.n_bad_rows) == ({"x": "Heat", "y": "Up"}, 1)
 
 
+def test_items_may_have_vectors(tmp_path: Path) -> None:
+    """Numbers separated by spaces or semicolons; an empty cell is none, and so is a file without the column."""
+    content = "item_id,title,vector\nx,Heat,0.5 -1e2\ny,,; 3;4 ;\nz,Up,\n"
+    found = read_items(written(tmp_path / "items.csv", content))
+    assert found.texts == {"x": "Heat", "y": "", "z": "Up"}
+    assert {item_id: vector.tolist() for item_id, vector in found.vectors.items()} == {"x": [0.5, -100], "y": [3, 4]}
+    assert not read_items(written(tmp_path / "items.csv", "item_id\nx\n")).vectors
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ("1 2 3", "vector has 3 numbers; that of line 2 has 2"),
+        ("1", "vector has 1 numbers; that of line 2 has 2"),
+        ("1 x", "vector holds 'x', which is not a number"),
+        ("[1 2]", r"vector holds '\[1', which is not a number"),
+        ("1 nan", "vector holds a number that is not finite"),
+        ("1;-inf", "vector holds a number that is not finite"),
+        ("1 1e39", "vector holds a number that is not finite"),
+        ("1 " * 4097, "vector has 4097 numbers; the limit is 4096"),
+    ],
+)
+def test_a_wrong_vector_is_a_bad_row(tmp_path: Path, cell: str, reason: str) -> None:
+    """It is told with its line and reason; where it is put up with, the row is left out."""
+    path = written(tmp_path / "items.csv", f"item_id,vector\nx,1 2\ny,{cell}\nz,3 4\n")
+    with pytest.raises(DataFileError, match=f"line 3: {reason}"):
+        read_items(path)
+    found = read_items(path, max_bad_rows=1)
+    assert (list(found.texts), list(found.vectors), found.n_bad_rows) == (["x", "z"], ["x", "z"], 1)
+
+
 def test_items_need_an_id(tmp_path: Path) -> None:
     """A file of items without the column is refused."""
     with pytest.raises(DataFileError, match="lacks the column item_id"):
