@@ -264,7 +264,7 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "validation": {
             "hr_at_10": result.validation_hr_at_10,
             "ndcg_at_10": result.validation_ndcg_at_10,
-            "mean_over": "targets of the held-out blocks",
+            "mean_over": "users, by the targets of their held-out blocks",
             "max_users": trained.max_validation_users,
         },
         "training": {
