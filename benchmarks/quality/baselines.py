@@ -221,8 +221,12 @@ class _Scorer:
         self._places = places
         self._score = score
 
-    def score_batch(self, histories: Sequence[Sequence[HistoryEvent]]) -> np.ndarray:
-        """(B, N) float32."""
+    def score_batch(
+        self,
+        histories: Sequence[Sequence[HistoryEvent]],
+        query_times_us: Sequence[int] | None = None,
+    ) -> np.ndarray:
+        """(B, N) float32; no baseline reads when it is asked."""
         return self._score(encode(histories, self._places, self._is_target))
 
 

@@ -20,7 +20,7 @@ MAX_ABS_VALUE = 4.0
 """Normalised values are clipped to ± this: one absurd quantity must not drown a history."""
 
 FIRST_GAP = 0
-"""The gap bucket of an event that nothing precedes."""
+"""The gap bucket of an event that nothing precedes, and of a query whose time is not known."""
 
 MAX_VOCABULARY = 1_000
 """Event types that a model tells apart."""
@@ -45,13 +45,18 @@ class TokenSequence:
     """int64."""
     queries: tuple[str, ...]
     """As long as the arrays, "" for events that are no search; empty when none is one."""
+    query_gap: int = FIRST_GAP
+    """The bucket of the time from the last event to when the user is asked."""
 
     def __len__(self) -> int:
         """The number of events."""
         return len(self.item_rows)
 
     def window(self, start: int, stop: int) -> TokenSequence:
-        """Events start to stop, as if nothing had come before them: what serving sees of a long history."""
+        """Events start to stop, as if nothing had come before them: what serving sees of a long history.
+
+        It is asked when the event after it happens, where there is one.
+        """
         gap = self.gap[start:stop].copy()
         gap[:1] = FIRST_GAP
         return TokenSequence(
@@ -61,6 +66,7 @@ class TokenSequence:
             gap,
             self.event_time_us[start:stop],
             self.queries[start:stop],
+            int(self.gap[stop]) if stop < len(self) else self.query_gap,
         )
 
 
@@ -79,15 +85,24 @@ class HistoryTensors(NamedTuple):
     """(B, T, F) float32, 0 where there is no query; None when the batch has none."""
     lengths: Tensor
     """(B,) int64, at least 1 each."""
+    query_gap: Tensor | None = None
+    """(B, T) int64, the bucket of the time from each event to the one after it, from the last one to the query; None
+    where the towers do not read it."""
 
 
-def tokens(events: Sequence[HistoryEvent], config: TowerConfig, item_row: Callable[[str], int]) -> TokenSequence:
+def tokens(
+    events: Sequence[HistoryEvent],
+    config: TowerConfig,
+    item_row: Callable[[str], int],
+    query_time_us: int | None = None,
+) -> TokenSequence:
     """Turn a history into arrays; events on items without a row are dropped, searches stay.
 
     Args:
         events: oldest first.
         config: holds the type vocabulary and how values are normalised.
         item_row: an item's row, from 1; 0 when it has none.
+        query_time_us: when the user is asked; None when that is not known.
     """
     type_index = {name: index for index, name in enumerate(config.event_types, start=1)}
     kept = [(event, item_row(event.item_id) if event.item_id else 0) for event in events]
@@ -100,6 +115,9 @@ def tokens(events: Sequence[HistoryEvent], config: TowerConfig, item_row: Callab
     std = np.array((1.0, *config.value_std))
     value = np.clip((raw - mean[types]) / std[types], -MAX_ABS_VALUE, MAX_ABS_VALUE).astype(np.float32)
     has_query = any(event.query for event, _ in kept)
+    query_gap = FIRST_GAP
+    if query_time_us is not None and kept:
+        query_gap = int(gap_buckets(np.array([times_us[-1], query_time_us]), config.n_gap_buckets)[1])
     return TokenSequence(
         np.fromiter((row for _, row in kept), np.int64, len(kept)),
         types,
@@ -107,6 +125,7 @@ def tokens(events: Sequence[HistoryEvent], config: TowerConfig, item_row: Callab
         gap_buckets(times_us, config.n_gap_buckets),
         times_us,
         tuple(event.query for event, _ in kept) if has_query else (),
+        query_gap,
     )
 
 
@@ -149,6 +168,12 @@ def collate(
         gap[b, :length] = sequence.gap[start:]
         gap[b, 0] = FIRST_GAP
         queries += [(b, t, query) for t, query in enumerate(sequence.queries[start:]) if query]
+    query_gap = None
+    if config.reads_query_time:
+        query_gap = torch.full(shape, FIRST_GAP)
+        for b, (sequence, length) in enumerate(zip(sequences, lengths, strict=True)):
+            query_gap[b, : length - 1] = torch.from_numpy(gap[b, 1:length])
+            query_gap[b, length - 1] = sequence.query_gap
     query_features = None
     if queries and text_features is not None:
         query_features = torch.zeros(*shape, config.text_dimension)
@@ -162,6 +187,7 @@ def collate(
         torch.from_numpy(gap),
         query_features,
         torch.tensor(lengths),
+        query_gap,
     )
 
 

@@ -70,6 +70,10 @@ class TowerConfig:
     value_std: tuple[float, ...] = ()
     value_type: str = ""
     """The event type whose values are told to callers: the one that carries values most often; "" when none does."""
+    reads_query_time: bool = False
+    """Whether the user tower reads how long after the last event it is asked. Only `evaluate --query-time` sets it.
+    Servers keep user vectors until the history changes, so a served tower would be told "unknown": nothing that is
+    served is trained with it."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work.
@@ -84,6 +88,8 @@ class TowerConfig:
                 raise InvalidFieldError(name, f"is {value!r}; must be {'an integer' if kind is int else 'a number'}")
             if not low <= value <= high:
                 raise InvalidFieldError(name, f"is {value}; must be from {low} to {high}")
+        if not isinstance(self.reads_query_time, bool):
+            raise InvalidFieldError("reads_query_time", f"is {self.reads_query_time!r}; must be true or false")
         if self.dimension % (2 * self.n_heads):
             raise InvalidFieldError("n_heads", f"dimension {self.dimension} is no multiple of 2 n_heads")
         if len(self.event_types) > _MAX_EVENT_TYPES or len(set(self.event_types)) != len(self.event_types):
@@ -281,7 +287,9 @@ class InterestDecoder(nn.Module):
         # As large as the states of an untrained encoder: the interests differ from the start, the history still counts.
         nn.init.normal_(self.interests, std=_INIT_STD * math.sqrt(config.dimension))
 
-    def forward(self, states: Tensor, cosine: Tensor, sine: Tensor, at: Tensor | None = None) -> Tensor:
+    def forward(
+        self, states: Tensor, cosine: Tensor, sine: Tensor, at: Tensor | None = None, asked: Tensor | None = None
+    ) -> Tensor:
         """Interests at every position, or at one position for each sequence.
 
         Args:
@@ -289,6 +297,7 @@ class InterestDecoder(nn.Module):
             cosine: (T, hd/2), of the rotary encoding.
             sine: (T, hd/2).
             at: (B,) int64, the one position wanted in each sequence; None for all.
+            asked: (B, T, d), what is known of the query at each position; it joins the interests, not what they read.
 
         Returns:
             (B, T, K, d), with T = 1 where `at` is given.
@@ -299,6 +308,8 @@ class InterestDecoder(nn.Module):
         key, value = packed.permute(2, 0, 3, 1, 4)  # (B, H, T, hd) each
         key = _rotate(key, cosine, sine)
         mask = None
+        if asked is not None:
+            states = states + asked
         if at is not None:
             states = states[torch.arange(b, device=at.device), at].unsqueeze(1)  # (B, 1, d)
             cosine, sine = cosine[at].view(b, 1, 1, 1, -1), sine[at].view(b, 1, 1, 1, -1)
@@ -321,7 +332,7 @@ class UserTower(nn.Module):
 
     An event's token = its item's vector + its type + its value + the time since the event before; a search's token
     holds its query's text features instead of an item. Item vectors are scaled by √d: they are small (inner products
-    with them are logits), the other parts are not.
+    with them are logits), the other parts are not. With `reads_query_time` the decoder is told when it is asked.
     """
 
     cosine: Tensor
@@ -346,6 +357,10 @@ class UserTower(nn.Module):
             if name.endswith(("attention_out.weight", "feed_forward.out.weight")):
                 # Each residual branch starts small, so that depth does not blow up the sum (GPT-2's rule).
                 nn.init.normal_(weight, std=_INIT_STD / math.sqrt(2 * (config.n_layers + 1)))
+        self.query_gap_embedding: nn.Embedding | None = None
+        if config.reads_query_time:  # the last to draw: all other weights start as they do without it
+            self.query_gap_embedding = nn.Embedding(config.n_gap_buckets, config.dimension)
+            nn.init.normal_(self.query_gap_embedding.weight, std=_INIT_STD)
 
     def forward(self, tensors: HistoryTensors, item_vectors: Tensor) -> Tensor:
         """The interests at the end of each history.
@@ -359,14 +374,25 @@ class UserTower(nn.Module):
         """
         t = item_vectors.shape[1]
         states = self._encode(tensors, item_vectors)
-        interests: Tensor = self.decoder(states, self.cosine[:t], self.sine[:t], at=tensors.lengths - 1)
+        interests: Tensor = self.decoder(
+            states, self.cosine[:t], self.sine[:t], at=tensors.lengths - 1, asked=self._asked(tensors)
+        )
         return interests.squeeze(1)
 
     def forward_all(self, tensors: HistoryTensors, item_vectors: Tensor) -> Tensor:
         """The interests after every event, as training needs them. Arguments as `forward` → (B, T, K, d)."""
         t = item_vectors.shape[1]
-        interests: Tensor = self.decoder(self._encode(tensors, item_vectors), self.cosine[:t], self.sine[:t])
+        states = self._encode(tensors, item_vectors)
+        interests: Tensor = self.decoder(states, self.cosine[:t], self.sine[:t], asked=self._asked(tensors))
         return interests
+
+    def _asked(self, tensors: HistoryTensors) -> Tensor | None:
+        """What is known of the query at each position, (B, T, d)."""
+        if self.query_gap_embedding is None:
+            return None
+        assert tensors.query_gap is not None  # `collate` fills it where the configuration says that it is read
+        asked: Tensor = self.query_gap_embedding(tensors.query_gap)
+        return asked
 
     def _encode(self, tensors: HistoryTensors, item_vectors: Tensor) -> Tensor:
         """The encoder's states, (B, T, d). Right padding needs no mask: no event sees a later one."""

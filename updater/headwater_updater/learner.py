@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from headwater_core.co_visits import HISTORY_EVENTS, Blend, Bonuses, Successors, bonuses
 from headwater_core.events import HistoryEvent
-from headwater_core.histories import TextFeatures, TokenSequence, collate, tokens
+from headwater_core.histories import FIRST_GAP, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.towers import ItemTower, JointHeads, UserTower, score
 from headwater_updater import checkpoint, full_training
 from headwater_updater.examples import Example, Window, block_starts, to_batch, windows
@@ -224,6 +224,9 @@ class Learner:
         if touched is None:
             types = batch.tensors.type_index
             types[torch.from_numpy(self.rng.random(types.shape) < self.config.type_dropout)] = 0
+        if batch.tensors.query_gap is not None:
+            hidden = self.rng.random(len(group)) < self.config.query_gap_dropout
+            batch.tensors.query_gap[torch.from_numpy(hidden)] = FIRST_GAP
         towers = self.user_tower, self.item_tower, self.heads
         with self.seeded():
             losses = joint_loss(self.config, towers, self.item_features, self._present_counts(), batch, self.rng)

@@ -48,6 +48,8 @@ class LearnerConfig:
     """Among how many items drawn by popularity a target is taken to have been shown."""
     type_dropout: float = 0.05
     """How often full training hides an event's type, so that types it never meets are read sensibly too."""
+    query_gap_dropout: float = 0.1
+    """How often training hides from towers that read it when they are asked, so that they can do without."""
     co_visitation_scale: float = 4.0
     """How much of the id embeddings' start is co-visitation, relative to noise; 0 starts them at random."""
     text_ridge: float = 1.0

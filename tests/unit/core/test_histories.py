@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,25 @@ def test_gaps_are_bucketed_by_doubling() -> None:
 def test_a_gap_backwards_counts_as_none() -> None:
     """An event that is timed before the one it follows is in the lowest bucket, and nothing breaks."""
     assert gap_buckets(np.array([5_000_000, 1_000_000]), 32).tolist() == [FIRST_GAP, 1]
+
+
+def test_a_query_is_as_long_after_the_last_event_that_is_read() -> None:
+    """Its gap is bucketed as events' gaps are; events without a row do not count, and without a time it is unknown."""
+    events = [event("a"), event("b", 10), event("unheard of", 17)]
+    assert tokens(events, CONFIG, row, 20_000_000).query_gap == gap_buckets(np.array([10, 20]) * 1_000_000, 32)[1] == 5
+    assert tokens(events, CONFIG, row).query_gap == FIRST_GAP
+    assert tokens([event("unheard of")], CONFIG, row, 20_000_000).query_gap == FIRST_GAP
+
+
+def test_query_gaps_are_collated_only_where_they_are_read() -> None:
+    """Each event is asked when the next one happens, the last one when the query says; padding is unknown."""
+    long = tokens([event("abc"[i % 3], i * i) for i in range(6)], CONFIG, row, 10**9)
+    short = tokens([event("c"), event("a", 2)], CONFIG, row)
+    assert collate([long, short], CONFIG).query_gap is None
+    tensors = collate([long, short.window(0, 1)], replace(CONFIG, reads_query_time=True))
+    assert tensors.query_gap is not None
+    assert tensors.query_gap.tolist() == [[*long.gap[3:], long.query_gap], [short.gap[1], 0, 0, 0]]
+    assert tensors.query_gap[0, -1] > tensors.query_gap[1, 0] > FIRST_GAP
 
 
 def test_collate_keeps_the_latest_events_and_pads_on_the_right() -> None:

@@ -47,12 +47,15 @@ def sequence(n: int, seed: int = 0) -> TokenSequence:
     )
 
 
-def towers(seed: int = 0) -> tuple[UserTower, torch.Tensor]:
+TOLD = replace(CONFIG, reads_query_time=True)
+
+
+def towers(seed: int = 0, config: TowerConfig = CONFIG) -> tuple[UserTower, torch.Tensor]:
     """A user tower in evaluation mode, and a table of item vectors with row 0 empty."""
     torch.manual_seed(seed)
-    table = torch.randn(20, CONFIG.dimension)
+    table = torch.randn(20, config.dimension)
     table[0] = 0
-    tower = UserTower(CONFIG).eval()
+    tower = UserTower(config).eval()
     for embedding in (tower.type_embedding, tower.value_direction, tower.gap_embedding):
         torch.nn.init.normal_(embedding.weight)  # large enough to matter beside the items
     return tower, table
@@ -74,15 +77,16 @@ def test_padding_does_not_change_a_users_vectors() -> None:
     torch.testing.assert_close(together[:1], alone)
 
 
-def test_training_and_serving_agree_at_every_position() -> None:
+@pytest.mark.parametrize("config", [CONFIG, TOLD], ids=["plain", "told"])
+def test_training_and_serving_agree_at_every_position(config: TowerConfig) -> None:
     """What training sees after event t is what serving computes from the history up to t."""
-    tower, table = towers()
+    tower, table = towers(config=config)
     history = sequence(9)
-    tensors = collate([history], CONFIG)
+    tensors = collate([history], config)
     with torch.inference_mode():
         everywhere = tower.forward_all(tensors, table[tensors.item_rows])  # (1, T, K, d)
     for t in range(len(history)):
-        then = interests(tower, table, collate([history.window(0, t + 1)], CONFIG))
+        then = interests(tower, table, collate([history.window(0, t + 1)], config))
         torch.testing.assert_close(everywhere[:, t], then)
 
 
@@ -110,6 +114,34 @@ def test_every_part_of_an_event_counts(field: str) -> None:
     assert not torch.allclose(interests(tower, table, tensors), interests(tower, table, changed))
 
 
+def test_when_it_is_asked_changes_that_answer_and_no_other() -> None:
+    """The query's time joins the decoder's queries, not the states that other positions read."""
+    tower, table = towers(config=TOLD)
+    tensors = collate([sequence(5)], TOLD)
+    assert tensors.query_gap is not None
+    changed = tensors.query_gap.clone()
+    changed[0, 2] += 3
+    with torch.inference_mode():
+        before = tower.forward_all(tensors, table[tensors.item_rows])
+        after = tower.forward_all(tensors._replace(query_gap=changed), table[tensors.item_rows])
+    torch.testing.assert_close(before[:, [0, 1, 3, 4]], after[:, [0, 1, 3, 4]])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_a_tower_that_is_not_told_the_time_is_as_it_always_was() -> None:
+    """It has no weight for it, every other weight starts alike, and manifests from before the option are read."""
+    weights = []
+    for config in (CONFIG, TOLD):
+        torch.manual_seed(0)
+        weights.append(UserTower(config).state_dict())
+    plain, told = weights
+    assert told.keys() - plain.keys() == {"query_gap_embedding.weight"}
+    assert all(torch.equal(tensor, told[name]) for name, tensor in plain.items())
+    content = CONFIG.to_dict()
+    del content["reads_query_time"]
+    assert TowerConfig.from_dict(content) == CONFIG
+
+
 def test_the_order_of_events_counts() -> None:
     """The same items in another order give other interests."""
     tower, table = towers()
@@ -127,11 +159,12 @@ def test_a_search_is_read_by_its_querys_features() -> None:
     assert not torch.allclose(interests(tower, table, one), interests(tower, table, other))
 
 
-def test_gradients_reach_every_parameter() -> None:
+@pytest.mark.parametrize("config", [CONFIG, TOLD], ids=["plain", "told"])
+def test_gradients_reach_every_parameter(config: TowerConfig) -> None:
     """No weight of the user tower is left out of training."""
-    tower, table = towers()
+    tower, table = towers(config=config)
     searched = replace(sequence(3), item_rows=np.array([4, 5, 0]), queries=("", "", "red shoes"))
-    tensors = collate([searched], CONFIG, lambda texts: np.ones((len(texts), 8), np.float16))
+    tensors = collate([searched], config, lambda texts: np.ones((len(texts), 8), np.float16))
     tower.train()
     tower.forward_all(tensors, table[tensors.item_rows]).square().sum().backward()  # type: ignore[no-untyped-call]
     assert [name for name, parameter in tower.named_parameters() if parameter.grad is None] == []
@@ -212,6 +245,7 @@ def test_items_have_features_beside_the_text_and_queries_do_not() -> None:
         ({"vector_dimension": -1}, "vector_dimension"),
         ({"vector_dimension": 4097}, "vector_dimension"),
         ({"surprise": 1}, "surprise"),
+        ({"reads_query_time": 1}, "reads_query_time"),
         ({"event_types": "click"}, "event_types"),
         ({"event_types": ["a", "a"]}, "event_types"),
         ({"value_std": [0.0, 1.0]}, "value_std"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from headwater_core.events import HistoryEvent
-from headwater_core.histories import TokenSequence, tokens
+from headwater_core.histories import TokenSequence, gap_buckets, tokens
 from headwater_core.towers import TowerConfig
 from headwater_updater.examples import batches, block_starts, to_batch, windows
 
@@ -77,3 +79,17 @@ def test_a_batchs_sources_point_at_the_right_states() -> None:
     batch = to_batch(group, CONFIG, None)
     sources = batch.tensors.item_rows.flatten()[batch.sources]
     assert (sources + 1).tolist() == batch.target_rows.tolist()
+
+
+def test_a_target_is_asked_for_when_its_block_happens() -> None:
+    """Each source's query gap is the time from it to its target, where windows end as well as inside them."""
+    seconds = [0, 0, 5, 5, 5, 9, 1000, 1000, 1001, 90_000, 90_003, 91_000]
+    group = windows(sequence(seconds), np.ones(len(seconds)), 4)
+    assert len(group) > 1
+    batch = to_batch(group, replace(CONFIG, reads_query_time=True), None)
+    assert batch.tensors.query_gap is not None
+    found = batch.tensors.query_gap.flatten()[batch.sources].tolist()
+    sources = batch.tensors.item_rows.flatten()[batch.sources].tolist()
+    pairs = zip(sources, batch.target_rows.tolist(), strict=True)
+    times_us = [np.array([seconds[source - 1], seconds[target - 1]]) * 1_000_000 for source, target in pairs]
+    assert found == [gap_buckets(pair, CONFIG.n_gap_buckets)[1] for pair in times_us]

@@ -17,6 +17,7 @@ from headwater_updater.examples import Example
 from headwater_updater.full_training import Progress
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig, target_weights, users_repeat
+from headwater_updater.ranking import Request
 
 N_ITEMS = 40
 F = 6
@@ -69,6 +70,31 @@ def test_a_planted_pattern_is_found() -> None:
     learner = learner_for(training)
     learner.fit(training, Budget(epochs=10))
     assert hr_at_1(learner, planted(100, seed=1)) > 0.95
+
+
+def test_a_pattern_in_the_time_of_asking_is_found() -> None:
+    """Where the next item depends on how long it takes, towers that read it foresee it; untold, they name both
+    items that it may be."""
+    rng = np.random.default_rng(0)
+
+    def walk() -> History:
+        items, hours = [int(rng.integers(N_ITEMS))], [0]
+        for is_late in rng.random(13) < 0.5:
+            items.append((items[-1] + (7 if is_late else 1)) % N_ITEMS)
+            hours.append(hours[-1] + (500 if is_late else 1))
+        return [
+            HistoryEvent(n, hour * 3_600_000_000, "click", f"i{item}")
+            for n, (item, hour) in enumerate(zip(items, hours, strict=True))
+        ]
+
+    training, asked = ([walk() for _ in range(n)] for n in (150, 100))
+    learner = learner_for(training, tower=replace(fit_vocabulary(TOWER, training), reads_query_time=True))
+    learner.fit(training, Budget(epochs=10))
+    assert hr_at_1(learner, asked) > 0.9
+    untold = [Request(learner.tokens(each[:-1]), learner.row(each[-1].item_id)) for each in asked]
+    ranks = learner.ranks(untold, np.arange(1, N_ITEMS + 1))
+    assert float(np.mean(ranks == 1)) < 0.75
+    assert float(np.mean(ranks <= 2)) > 0.85
 
 
 def test_nothing_is_found_where_nothing_is() -> None:

@@ -68,6 +68,10 @@ def evaluate(
         bool,
         typer.Option("--learn-validation", help="Leave-one-out: learn the validation events, too, after all choices."),
     ] = False,
+    query_time: Annotated[
+        bool,
+        typer.Option("--query-time", help="Tell the model when each target happened; see above. Report it apart."),
+    ] = False,
     max_bad_rows: MaxBadRows = 0,
 ) -> None:
     """Split a file of events, learn one part, rank all of its items for the users of the other, and measure.
@@ -83,12 +87,19 @@ def evaluate(
 
     Candidates are the items with a training event; any other target is a miss. Figures are means over users with 95 %
     bootstrap intervals.
+
+    --query-time: the model reads how long after the last event it is asked: the time of the first target block minus
+    that of the history's end, in training, validation and test. Figures published for HSTU and its like are made so.
+    A target's own time says much about it, and what is served does not read it: report such figures apart. Without
+    the option the time of what is asked is never read.
     """
     clock, settings = _start(budget_minutes)
     for path in (out, report):
         check_writable(path)
     with progress_bar(clock) as on_progress:
         data, catalogue = _read(events, items, max_bad_rows, clock, on_progress)
+        if query_time and data.ordering is not Ordering.TIMESTAMP:
+            raise InvalidFieldError("query_time", "--query-time needs events with a timestamp")
         with clock.stage("splitting"):
             split = _split(data, protocol, min_core, learn_validation=learn_validation)
         _warn_of_repeats(split, data, allow_repeats=allow_repeats)
@@ -103,6 +114,7 @@ def evaluate(
             data.event_types,
             allow_repeats,
             learns_all,
+            [user.query_time_us for user in split.test] if query_time else None,
         )
         trained, lists = _train_and_rank(task, settings, seed, clock, on_progress)
     with clock.stage("measuring"):
@@ -117,6 +129,7 @@ def evaluate(
             "min_core": min_core,
             "allow_repeats": allow_repeats,
             "validation_learned": learns_all,
+            "query_time": query_time,
             "max_bad_rows": max_bad_rows,
         },
         "data": {"events_file": events.name, "items_file": items and items.name, **_data_facts(data, catalogue)},
@@ -229,6 +242,7 @@ def _train_and_rank(
             LearnerScorer(trained.learner, task.candidates),
             task.asked,
             allow_repeats=task.allow_repeats,
+            query_times_us=task.query_times_us,
             on_share=lambda share: on_progress("ranking", share, ""),
         )
     return trained, lists

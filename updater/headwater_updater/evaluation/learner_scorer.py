@@ -42,13 +42,19 @@ class LearnerScorer:
         self._popularity = learner.counts[rows].astype(np.float32)  # (N,)
 
     @torch.inference_mode()
-    def score_batch(self, histories: Sequence[Sequence[HistoryEvent]]) -> np.ndarray:
+    def score_batch(
+        self, histories: Sequence[Sequence[HistoryEvent]], query_times_us: Sequence[int] | None = None
+    ) -> np.ndarray:
         """(B,) histories → (B, N) float32; see `Scorer`."""
         learner = self.learner
         learner.user_tower.eval()
         config = learner.config.tower
         # As servers do: so much of a history is kept that enough is left without events on items that are not known.
-        sequences = [tokens(events[-2 * config.history_length :], config, learner.row) for events in histories]
+        times_us = [None] * len(histories) if query_times_us is None else query_times_us
+        sequences = [
+            tokens(events[-2 * config.history_length :], config, learner.row, time_us)
+            for events, time_us in zip(histories, times_us, strict=True)
+        ]
         scores = np.tile(self._popularity, (len(histories), 1))  # (B, N)
         known = [index for index, sequence in enumerate(sequences) if len(sequence)]
         chunk = max(1, _CHUNK_ELEMENTS // (max(1, len(self.item_ids)) * config.n_interests))

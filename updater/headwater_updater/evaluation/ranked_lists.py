@@ -25,8 +25,13 @@ class Scorer(Protocol):
     @property
     def item_ids(self) -> Sequence[str]: ...
 
-    def score_batch(self, histories: Sequence[Sequence[HistoryEvent]]) -> np.ndarray:
-        """(B, N) float32, higher is better, for users with these histories (oldest event first, some may be empty)."""
+    def score_batch(
+        self, histories: Sequence[Sequence[HistoryEvent]], query_times_us: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """(B, N) float32, higher is better, for users with these histories (oldest event first, some may be empty).
+
+        With `query_times_us`, (B,), each is asked at that time; without, nobody says when.
+        """
         ...
 
 
@@ -36,6 +41,7 @@ def ranked_lists(
     *,
     allow_repeats: bool,
     length: int = LIST_LENGTH,
+    query_times_us: Sequence[int] | None = None,
     on_share: OnShare | None = None,
 ) -> list[list[str]]:
     """For each history the best candidates, best first; equal scores in the candidates' order.
@@ -45,6 +51,7 @@ def ranked_lists(
         histories: oldest event first; an empty one is a user of whom nothing is known.
         allow_repeats: whether items of the history may be in the list; else it is shorter where few others are left.
         length: of a list.
+        query_times_us: when each is asked, for a scorer that may know it.
         on_share: told how far it is.
     """
     item_ids = scorer.item_ids
@@ -54,9 +61,9 @@ def ranked_lists(
     batch = min(_MAX_BATCH, max(1, _CHUNK_ELEMENTS // max(1, len(item_ids))))
     for start in range(0, len(order), batch):
         part = order[start : start + batch]
-        scores = np.array(
-            scorer.score_batch([histories[index] for index in part]), np.float32
-        )  # (B, N), ours to change
+        times_us = None if query_times_us is None else [query_times_us[index] for index in part]
+        found = scorer.score_batch([histories[index] for index in part], times_us)
+        scores = np.array(found, np.float32)  # (B, N), ours to change
         if not allow_repeats:
             for row, index in enumerate(part):
                 seen = {place[event.item_id] for event in histories[index] if event.item_id in place}

@@ -37,6 +37,8 @@ class AskedUser:
     """All that is known when the list is made; empty for a new user."""
     targets: Mapping[str, tuple[str, ...]]
     """What the user met next: different items, in order, by the name of the target set."""
+    query_time_us: int
+    """When the first block of targets happened; only `--query-time` tells the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ def leave_one_out(histories: Histories, is_target: IsTarget, *, learn_validation
             _add_items(candidates, events)
             continue
         history = list(events[:start])
-        test.append(AskedUser(user_id, history, {"last": _target_items(events[start:stop], is_target)}))
+        asked = {"last": _target_items(events[start:stop], is_target)}
+        test.append(AskedUser(user_id, history, asked, events[start].event_time_us))
         learned, n_blocks_before = history, 0
         if not learn_validation:
             start, stop = last_target_block(history, is_target)
@@ -147,7 +150,7 @@ def global_time(histories: Histories, is_target: IsTarget, test_share: float = T
         if targets:
             first = [event for event in targets if event.event_time_us == targets[0].event_time_us]
             asked = {"first": _target_items(first, is_target), "all": _target_items(targets, is_target)}
-            test.append(AskedUser(user_id, before, asked))
+            test.append(AskedUser(user_id, before, asked, targets[0].event_time_us))
             facts["new_users"] += not before
     return Split(training, list(candidates), test, ("first", "all"), {"cut_time_us": cut_us, **facts})
 

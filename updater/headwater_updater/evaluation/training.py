@@ -54,6 +54,8 @@ class Task(NamedTuple):
     allow_repeats: bool
     learn_validation: bool
     """Whether the validation blocks are learned, too, once the best weights are chosen by them."""
+    query_times_us: Sequence[int] | None = None
+    """When each of `asked` is asked, for towers that read it; None for those of the product, which do not."""
 
 
 class Trained(NamedTuple):
@@ -125,7 +127,7 @@ def train(
 
 
 def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int, vector_dimension: int) -> LearnerConfig:
-    """As bootstrap configures a learner; only `exclude_seen` is as the lists will be made."""
+    """As bootstrap configures a learner; only `exclude_seen` and `reads_query_time` are as the lists will be made."""
     tower = TowerConfig(
         dimension=settings.dimension,
         n_layers=settings.n_layers,
@@ -134,6 +136,7 @@ def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int, v
         history_length=settings.history_length,
         text_dimension=text_dimension,
         vector_dimension=vector_dimension,
+        reads_query_time=task.query_times_us is not None,
     )
     return LearnerConfig(
         fit_vocabulary(tower, task.training, task.event_types),

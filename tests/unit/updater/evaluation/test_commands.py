@@ -95,6 +95,8 @@ def test_leave_one_out_end_to_end(events: Path, tmp_path: Path) -> None:
     assert (found["split"]["test_users"], found["split"]["targets"]) == (40, 40)
     assert found["options"]["validation_learned"] is False
     assert found["options"]["seed"] == 3
+    assert found["options"]["query_time"] is False
+    assert found["training"]["tower"]["reads_query_time"] is False
     interval = found["metrics"]["ndcg_at_10"]
     hits = [1 / np.log2(items.index(last) + 2) for last, items in last_items(rows, lists) if last in items[:10]]
     assert interval["mean"] == pytest.approx(sum(hits) / 40)
@@ -155,6 +157,34 @@ def test_sets_without_times_or_values(tmp_path: Path) -> None:
     answer = evaluate(events, "--protocol", "global-time")
     assert answer.exit_code == 1
     assert "global-time needs events with a timestamp" in answer.output
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "global-time"])
+def test_the_time_of_asking_is_told_on_request(events: Path, tmp_path: Path, protocol: str) -> None:
+    """The report says so, for such figures are compared only with their like."""
+    answer = evaluate(events, "--protocol", protocol, "--query-time")
+    assert answer.exit_code == 0, answer.output
+    found = report(tmp_path)
+    assert found["options"]["query_time"] is True
+    assert found["training"]["tower"]["reads_query_time"] is True
+    assert found["split"]["test_users"] == len(predictions(tmp_path))
+
+
+def test_without_timestamps_there_is_no_time_of_asking(tmp_path: Path) -> None:
+    """An order alone says nothing of when; the option is refused rather than read as seconds."""
+    rows = [(f"u{n % 5}", f"i{n % 7}", n) for n in range(60)]
+    events = write_csv(tmp_path / "events.csv", "user_id,item_id,order", rows)
+    answer = evaluate(events, "--protocol", "leave-one-out", "--query-time")
+    assert answer.exit_code == 1
+    assert "--query-time needs events with a timestamp" in " ".join(answer.output.split())
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_evaluate_says_what_the_time_of_asking_gives_away() -> None:
+    """Whoever measures with it must know that these figures stand apart."""
+    answer = run("evaluate", "--help")
+    assert answer.exit_code == 0
+    assert "report such figures apart" in " ".join(answer.output.replace("│", " ").split())
 
 
 def test_rank_makes_lists_for_the_users_named(events: Path, tmp_path: Path) -> None:

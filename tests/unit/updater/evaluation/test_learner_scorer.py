@@ -12,6 +12,7 @@ from headwater_core.events import HistoryEvent
 from headwater_core.towers import TowerConfig
 from headwater_updater.evaluation.learner_scorer import LearnerScorer
 from headwater_updater.evaluation.ranked_lists import ranked_lists
+from headwater_updater.evaluation.splits import leave_one_out
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.ranking import Request
@@ -42,11 +43,16 @@ def histories(n_users: int, seed: int) -> list[list[HistoryEvent]]:
 
 
 def learner_with(blend: Blend, *, exclude_seen: bool) -> Learner:
-    learner = Learner.create(replace(CONFIG, exclude_seen=exclude_seen), 0)
+    learner = trained(replace(CONFIG, exclude_seen=exclude_seen), histories(40, seed=0))
+    learner.blend = blend
+    return learner
+
+
+def trained(config: LearnerConfig, training: list[list[HistoryEvent]]) -> Learner:
+    learner = Learner.create(config, 0)
     texts = np.random.default_rng(0).normal(size=(N_ITEMS, 4))
     learner.add_items([f"i{i}" for i in range(N_ITEMS)], texts)
-    learner.fit(histories(40, seed=0), Budget(epochs=3))
-    learner.blend = blend
+    learner.fit(training, Budget(epochs=3))
     return learner
 
 
@@ -77,3 +83,20 @@ def test_only_candidates_are_scored() -> None:
     some = [f"i{i}" for i in (20, 3, 7, 11)]
     found = LearnerScorer(learner, some).score_batch(asked)
     np.testing.assert_allclose(found, everything[:, [20, 3, 7, 11]], atol=1e-5)
+
+
+@pytest.mark.parametrize("reads_query_time", [False, True])
+def test_the_time_of_what_is_asked_is_read_only_where_it_may_be(*, reads_query_time: bool) -> None:
+    """Tests that happen later, in the same order, change no list; but those of towers that read the query's time."""
+    config = replace(CONFIG, tower=replace(CONFIG.tower, reads_query_time=reads_query_time))
+    data = {f"u{n}": events for n, events in enumerate(histories(40, seed=0))}
+    later = {user_id: [*events[:-1], events[-1]._replace(event_time_us=10**14)] for user_id, events in data.items()}
+    scores, lists = [], []
+    for each in (data, later):
+        split = leave_one_out(each, lambda _: True)
+        scorer = LearnerScorer(trained(config, split.training), split.candidates)
+        asked, times_us = [user.history for user in split.test], [user.query_time_us for user in split.test]
+        scores.append(scorer.score_batch(asked, times_us))
+        lists.append(ranked_lists(scorer, asked, allow_repeats=False, query_times_us=times_us))
+    assert np.array_equal(scores[0], scores[1]) != reads_query_time
+    assert (lists[0] == lists[1]) != reads_query_time

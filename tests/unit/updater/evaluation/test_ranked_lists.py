@@ -25,8 +25,15 @@ class ByLength:
 
     item_ids = ("a", "b", "c", "d")
 
-    def score_batch(self, histories: Sequence[Sequence[HistoryEvent]]) -> np.ndarray:
-        return np.array([[len(events) * place for place in range(4)] for events in histories], np.float32)
+    def score_batch(
+        self, histories: Sequence[Sequence[HistoryEvent]], query_times_us: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Asked at an odd time, it likes them the other way round."""
+        signs = [-1 if time_us % 2 else 1 for time_us in query_times_us or [0] * len(histories)]
+        scores = [
+            [sign * len(events) * place for place in range(4)] for sign, events in zip(signs, histories, strict=True)
+        ]
+        return np.array(scores, np.float32)
 
 
 def test_lists_are_in_the_order_asked_for_without_what_was_seen() -> None:
@@ -35,6 +42,13 @@ def test_lists_are_in_the_order_asked_for_without_what_was_seen() -> None:
     found = ranked_lists(ByLength(), asked, allow_repeats=False, length=3)
     assert found == [["c", "b", "a"], ["a", "b", "c"], ["d", "c", "b"]]
     assert ranked_lists(ByLength(), asked, allow_repeats=True, length=2)[0] == ["d", "c"]
+
+
+def test_each_is_asked_at_their_own_time() -> None:
+    """However users are ordered into batches."""
+    asked = [history("a", "b"), history("a"), [*history("d", "x", "x")]]
+    found = ranked_lists(ByLength(), asked, allow_repeats=True, length=2, query_times_us=[1, 2, 3])
+    assert found == [["a", "b"], ["d", "c"], ["a", "b"]]
 
 
 def test_a_user_who_saw_everything_has_an_empty_list() -> None:

@@ -44,6 +44,16 @@ def test_the_last_event_is_the_test_and_the_one_before_validation() -> None:
     assert split.facts["validation_users"] == 1
 
 
+def test_the_query_is_at_the_time_of_the_first_target_block() -> None:
+    """Under both protocols; events that are no target ask for nothing."""
+    histories = data(u="a@1 b@2 c@3 -b@4 d@5 e@5", v="a@1 b@2 -a@4 c@6 d@7")
+    for split in (leave_one_out(histories, is_target), global_time(histories, is_target, 0.5)):
+        assert [user.query_time_us for user in split.test] == [
+            5_000_000,
+            7_000_000 if split.target_sets == ("last",) else 6_000_000,
+        ]
+
+
 def test_learned_validation_events_make_candidates() -> None:
     """With `learn_validation` everything before the test is training."""
     split = leave_one_out(data(u="a@1 b@2 c@3 d@4"), is_target, learn_validation=True)
