@@ -38,7 +38,7 @@ class LearnerConfig:
     n_negatives: int = 1024
     softmax_without_seen: bool = True
     """Whether, with `exclude_seen`, what a user has met is left out of the softmax, too."""
-    value_loss_weight: float = 0.05
+    value_loss_weight: float = 0.2
     type_loss_weight: float = 0.05
     head_targets: int = 512
     """How many targets of a batch the heads learn from."""

@@ -1,0 +1,374 @@
+"""Items that training never saw, ranked by their texts for the users who met them.
+
+`python benchmarks/quality/cold_items.py --events E.csv.gz --items I.csv.gz --min-core 5` takes a tenth of the items out
+of all histories, trains on the rest, and asks for the cold items that each user met among their last events: from the
+history before, among all items and among the cold ones alone. Items of the history are left out of the answers.
+
+Beside the product stands what it does not do: "co-visits inherited" gives a cold item the mean bonus of the learned
+items whose texts are nearest to its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from fitting import markdown, parse, read, report, train
+from tuning import Options, climb
+
+from headwater_core.co_visits import Blend
+from headwater_core.errors import HeadwaterError
+from headwater_core.events import HistoryEvent
+from headwater_core.histories import collate
+from headwater_core.towers import score
+from headwater_server.settings import ServerSettings
+from headwater_server.strategy import FRESH, TOWER, Candidate, place_fresh
+from headwater_updater.evaluation.learner_scorer import LearnerScorer
+from headwater_updater.evaluation.metrics import bootstrap_interval
+from headwater_updater.evaluation.splits import Histories, IsTarget
+from headwater_updater.learner import Learner
+
+COLD_SHARE = 0.1
+MIN_EVENTS = 5
+RECENT_EVENTS = 20
+"""A cold item is asked for when it was met among so many last events of a user."""
+TUNING_SHARE = 0.3
+"""Of the users, how many choose the options of nearest-text; they are not measured."""
+_TEXT_GRID: Mapping[str, Sequence[Any]] = {
+    "last": (1, 3, 5, 10, 20, 50),
+    "decay": (1.0, 0.9, 0.7),
+    "centred": (False, True),
+    "join": ("mean", "max"),
+}
+_TEXT_START: Options = {"last": 10, "decay": 1.0, "centred": False, "join": "mean"}
+_SLATE = 50
+_FITTING_SHARE: float = ServerSettings.model_fields["fresh_top_share"].default
+_HEIRS_OF = 10
+_HEIR_SHARPNESS = 4
+
+
+class Case(NamedTuple):
+    """A user, what they did before they met cold items, and which these were."""
+
+    user_id: str
+    history: list[HistoryEvent]
+    targets: tuple[str, ...]
+
+
+class Division(NamedTuple):
+    """What is learned, what is asked."""
+
+    training: list[list[HistoryEvent]]
+    cases: list[Case]
+    """In random order."""
+
+
+class Metrics(NamedTuple):
+    """Means over a case's targets, (C,) each; equal scores stand in random order, and this is what to expect."""
+
+    hr_at_10: np.ndarray
+    hr_at_50: np.ndarray
+    ndcg_at_10: np.ndarray
+
+
+def choose_cold(histories: Histories, seed: int, share: float = COLD_SHARE) -> set[str]:
+    """A random share of the items with at least MIN_EVENTS events."""
+    counts = Counter(event.item_id for event in chain.from_iterable(histories.values()) if event.item_id)
+    eligible = sorted(item_id for item_id, count in counts.items() if count >= MIN_EVENTS)
+    chosen = np.random.default_rng(seed).choice(len(eligible), max(1, round(share * len(eligible))), replace=False)
+    return {eligible[index] for index in chosen.tolist()}
+
+
+def divide(histories: Histories, cold: Collection[str], is_target: IsTarget) -> Division:
+    """Take cold items out of all histories; each user is asked for those of the last block that holds any.
+
+    A block is the events that share a time. What comes from that block on is left out of training, too: nothing may
+    know what the user did later.
+    """
+    training: list[list[HistoryEvent]] = []
+    cases: list[Case] = []
+    for user_id, events in histories.items():
+        start, targets = _last_cold_block(events, cold, is_target)
+        known = [event for event in events[:start] if event.item_id not in cold]
+        seen = {event.item_id for event in known}
+        if targets and seen:
+            cases.append(Case(user_id, known, targets))
+        else:
+            known = [event for event in events if event.item_id not in cold]
+        if known:
+            training.append(known)
+    return Division(training, [cases[index] for index in np.random.default_rng(0).permutation(len(cases))])
+
+
+def _last_cold_block(
+    events: Sequence[HistoryEvent], cold: Collection[str], is_target: IsTarget
+) -> tuple[int, tuple[str, ...]]:
+    """Where the block begins, and its cold targets; none when no recent event is one."""
+    recent = range(max(len(events) - RECENT_EVENTS, 0), len(events))
+    wanted = [index for index in recent if events[index].item_id in cold and is_target(events[index])]
+    if not wanted:
+        return len(events), ()
+    block = [event for event in events if event.event_time_us == events[wanted[-1]].event_time_us]
+    targets = dict.fromkeys(event.item_id for event in block if event.item_id in cold and is_target(event))
+    return events.index(block[0]), tuple(targets)
+
+
+def measure(scores: np.ndarray, targets: Sequence[Sequence[int]]) -> Metrics:
+    """The metrics of scores (C, N), minus infinity = left out, for the targets' places in them."""
+    gains = 1.0 / np.log2(np.arange(2, 12))
+    found = []
+    for row, places in zip(scores, targets, strict=True):
+        own = row[list(places)]  # (t,)
+        above = (row > own[:, None]).sum(1)
+        equal = (row == own[:, None]).sum(1)  # itself among them
+        till = above + equal
+        hits = [(np.minimum(till, k) - np.minimum(above, k)) / equal for k in (10, 50)]
+        gained = np.concatenate([[0.0], gains.cumsum()])
+        ndcg = (gained[np.minimum(till, 10)] - gained[np.minimum(above, 10)]) / equal
+        found.append([hits[0].mean(), hits[1].mean(), ndcg.mean()])
+    return Metrics(*np.array(found).reshape(-1, 3).T)
+
+
+def text_scores(features: np.ndarray, histories: Sequence[Sequence[int]], options: Options) -> np.ndarray:
+    """Nearest text: cosines of all items' features (N, F) with those of each user's last items. (C, N).
+
+    Args:
+        features: 0 for an item without a text.
+        histories: per user the places of their items in `features`, the oldest first.
+        options: how many `last` items, their `decay`, whether features are `centred`, and how to `join` the last items:
+            cosine with their mean or the highest cosine of any.
+    """
+    if options["centred"]:
+        features = _centred(features)
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-9)
+    scores = np.zeros((len(histories), len(unit)), np.float32)
+    for index, places in enumerate(histories):
+        last = places[-options["last"] :][::-1]
+        weights = options["decay"] ** np.arange(len(last))
+        if options["join"] == "mean":
+            scores[index] = unit @ (weights @ unit[last])
+        else:
+            scores[index] = ((unit @ unit[last].T) * weights).max(1)
+    return scores
+
+
+def _centred(features: np.ndarray) -> np.ndarray:
+    """Without their mean; items without a text stay 0."""
+    has_text = np.flatnonzero(features.any(1))
+    found = np.zeros_like(features)
+    found[has_text] = features[has_text] - features[has_text].mean(0)
+    return found
+
+
+@torch.inference_mode()
+def directions(learner: Learner, histories: Sequence[Sequence[HistoryEvent]], item_ids: Sequence[str]) -> np.ndarray:
+    """Cosines of items with each history's best interest, (C, N)."""
+    learner.user_tower.eval()
+    vectors = learner.vectors(torch.tensor([learner.row(item_id) for item_id in item_ids]))
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    found = []
+    for events in histories:
+        tensors = collate([learner.tokens(events)], learner.config.tower, learner.text_features)
+        interests = learner.user_tower(tensors, learner.vectors(tensors.item_rows))
+        found.append(score(torch.nn.functional.normalize(interests, dim=-1), unit)[0])
+    return torch.stack(found).numpy()
+
+
+def inherited(bonuses: np.ndarray, features: np.ndarray, is_cold: np.ndarray) -> np.ndarray:
+    """Cold items get the bonuses of the learned items of the nearest texts, by similarity; the others keep theirs.
+
+    Args:
+        bonuses: (C, N).
+        features: (N, F), of the items' texts.
+        is_cold: (N,).
+    """
+    centred = _centred(features)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
+    learned = np.flatnonzero(~is_cold)
+    found = bonuses.copy()
+    for place in np.flatnonzero(is_cold):
+        similarity = unit[learned] @ unit[place]
+        nearest = np.argsort(-similarity)[:_HEIRS_OF]
+        weights = np.maximum(similarity[nearest], 0.0) ** _HEIR_SHARPNESS
+        found[:, place] = bonuses[:, learned[nearest]] @ weights / max(float(weights.sum()), 1e-9)
+    return found
+
+
+def served(scores: np.ndarray, fit: np.ndarray, is_cold: np.ndarray, share: float) -> np.ndarray:
+    """Scores that put items in the order of the slates that servers make: one place in so many is a fitting new item's.
+
+    Args:
+        scores: (C, N), minus infinity = left out.
+        fit: (C, N), by which new items fit.
+        is_cold: (N,).
+        share: a new item fits when it is above all but this share of the learned ones.
+    """
+    every = ServerSettings.model_fields["fresh_every"].default
+    found = np.full_like(scores, -np.inf)
+    for index, (row, direction) in enumerate(zip(scores, fit, strict=True)):
+        # Equal scores in random order: an item's place in the catalogue says nothing.
+        order = np.argsort(-row, kind="stable")[:_SLATE].tolist()
+        slate = [Candidate(str(at), float(row[at]), FRESH if is_cold[at] else TOWER) for at in order]
+        bar = np.quantile(direction[~is_cold], 1 - share)
+        fitting = np.flatnonzero(is_cold & (direction >= bar) & (row > -np.inf))
+        fresh = [Candidate(str(at), 0.0, FRESH) for at in fitting[np.argsort(-direction[fitting])].tolist()]
+        for place, candidate in enumerate(place_fresh(slate, fresh, every)):
+            found[index, int(candidate.item_id)] = _SLATE - place
+    return found
+
+
+def main() -> int:
+    """Print a table for each set of candidates."""
+    arguments = parse(str(__doc__).splitlines()[0])
+    try:
+        data = read(arguments)
+    except (HeadwaterError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if not data.features:
+        sys.exit("error: without texts nothing is known of a cold item: give --items")
+    cold = choose_cold(data.histories, arguments.seed)
+    division = divide(data.histories, cold, data.events.is_target)
+    learner = train(data, division.training, arguments)
+    tables = compare(learner, division, data.item_ids, data.features_of(data.item_ids).astype(np.float32), cold)
+    facts = {"cold_items": len(cold), "items": len(data.item_ids), "tuning_cases": _n_tuning(division.cases)}
+    facts["cases"] = len(division.cases) - facts["tuning_cases"]
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    for name, rows in tables.items():
+        print(f"\n{name}\n\n{_table(rows)}")
+    ratio = _ratio(tables["among all items"])
+    print(f"\nHR@50 among all items over nearest-text's: {ratio:.2f}")
+    shown = {
+        name: {
+            method: {k: v.tolist() for k, v in zip(m._fields, _intervals(m), strict=True)} for method, m in rows.items()
+        }
+        for name, rows in tables.items()
+    }
+    report(arguments, {**facts, "epochs": arguments.epochs, "seed": arguments.seed, "ratio": ratio, **shown})
+    if arguments.plot:
+        _draw(arguments.plot, tables)
+    return 0
+
+
+def compare(
+    learner: Learner, division: Division, item_ids: Sequence[str], features: np.ndarray, cold: Collection[str]
+) -> dict[str, dict[str, Metrics]]:
+    """By set of candidates and method, the metrics of the cases that choose nothing.
+
+    Args:
+        learner: trained on `division.training`; knows all items.
+        division: the last of its cases are measured, the first tune nearest-text.
+        item_ids: N, cold ones among them.
+        features: (N, F), of their texts.
+        cold: what was held out.
+    """
+    place = {item_id: at for at, item_id in enumerate(item_ids)}
+    is_cold = np.array([item_id in cold for item_id in item_ids])
+    cases = division.cases
+    histories = [[place[event.item_id] for event in case.history if event.item_id] for case in cases]
+    targets = [[place[item_id] for item_id in case.targets] for case in cases]
+    left_out = np.zeros((len(cases), len(item_ids)), bool)
+    for index, seen in enumerate(histories):
+        left_out[index, seen] = True
+    n_tuning = _n_tuning(cases)
+    measured = slice(n_tuning, None)
+
+    def hidden(scores: np.ndarray, which: slice, among: np.ndarray) -> np.ndarray:
+        return np.where(left_out[which] | ~among, -np.inf, scores)
+
+    def nearest_text(among: np.ndarray) -> np.ndarray:
+        def value(options: Options) -> float:
+            found = hidden(text_scores(features, histories[:n_tuning], options), slice(n_tuning), among)
+            return float(measure(found, targets[:n_tuning]).hr_at_50.mean())
+
+        options, _ = climb(_TEXT_GRID, _TEXT_START, value)
+        print(f"nearest-text's options: {options}", file=sys.stderr)
+        return text_scores(features, histories[measured], options)
+
+    ours = [case.history[-learner.config.tower.history_length :] for case in cases[measured]]
+    scores = LearnerScorer(learner, item_ids).score_batch(ours)
+    blend, learner.blend = learner.blend, Blend()
+    towers = LearnerScorer(learner, item_ids).score_batch(ours)
+    learner.blend = blend
+    with_heirs = towers + inherited(scores - towers, features, is_cold)
+    cosines = directions(learner, ours, item_ids)
+    popularity = np.tile(learner.counts[[learner.row(item_id) for item_id in item_ids]], (len(ours), 1))
+    everything = np.ones_like(is_cold)
+    methods: dict[str, dict[str, Callable[[], np.ndarray]]] = {
+        "among all items": {
+            "random": lambda: np.zeros_like(scores),
+            "popular": lambda: popularity,
+            "nearest-text": lambda: nearest_text(everything),
+            "headwater, scores": lambda: scores,
+            "headwater, as served": lambda: served(
+                hidden(scores, measured, everything), cosines, is_cold, _FITTING_SHARE
+            ),
+            "headwater, co-visits inherited": lambda: with_heirs,
+            "the same, as served": lambda: served(hidden(with_heirs, measured, everything), with_heirs, is_cold, 1.0),
+        },
+        "among the cold items": {
+            "random": lambda: np.zeros_like(scores),
+            "nearest-text": lambda: nearest_text(is_cold),
+            "headwater, scores": lambda: scores,
+            "headwater, directions": lambda: cosines,
+            "headwater, co-visits inherited": lambda: with_heirs,
+        },
+    }
+    among = {"among all items": everything, "among the cold items": is_cold}
+    return {
+        name: {
+            method: measure(hidden(make(), measured, among[name]), targets[measured]) for method, make in rows.items()
+        }
+        for name, rows in methods.items()
+    }
+
+
+def _n_tuning(cases: Sequence[Case]) -> int:
+    return round(TUNING_SHARE * len(cases))
+
+
+def _intervals(found: Metrics) -> list[np.ndarray]:
+    return [np.array(bootstrap_interval(values, 0)) for values in found]
+
+
+def _table(rows: Mapping[str, Metrics]) -> str:
+    columns = ("method", *(name.upper().replace("_AT_", "@") for name in Metrics._fields), "95 % of HR@50")
+    lines: list[list[str | float]] = []
+    for name, found in rows.items():
+        interval = bootstrap_interval(found.hr_at_50, 0)
+        means = [float(values.mean()) for values in found]
+        lines.append([name, *means, f"{interval.low:.4f} to {interval.high:.4f}"])
+    return markdown(columns, lines)
+
+
+def _ratio(rows: Mapping[str, Metrics]) -> float:
+    """How many times nearest-text's HR@50 the served slates reach."""
+    return float(rows["headwater, as served"].hr_at_50.mean() / max(rows["nearest-text"].hr_at_50.mean(), 1e-9))
+
+
+def _draw(path: Path, tables: Mapping[str, Mapping[str, Metrics]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(tables), figsize=(5 * len(tables), 3.2), layout="constrained")
+    for axis, (name, rows) in zip(axes, tables.items(), strict=True):
+        intervals = [bootstrap_interval(found.hr_at_50, 0) for found in rows.values()]
+        means = [interval.mean for interval in intervals]
+        spread = [[each.mean - each.low for each in intervals], [each.high - each.mean for each in intervals]]
+        axis.barh(list(rows), means, xerr=spread, color="#4477aa", ecolor="#333333")
+        axis.invert_yaxis()
+        axis.set_xlabel("HR@50 of items never trained on")
+        axis.set_title(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
