@@ -18,7 +18,6 @@ import torch
 from fitting import Data, markdown, parse, read, report, train
 from value_baselines import Ratings, matrix_factorisation, user_item_mean
 
-from headwater_core.errors import HeadwaterError
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate
 from headwater_updater.evaluation.metrics import bootstrap_interval
@@ -171,10 +170,7 @@ def value_figures(learner: Learner, data: Data, split: Split, held: Sequence[Hel
 def main() -> int:
     """Print a table of the probabilities and one of the values."""
     arguments = parse(str(__doc__).splitlines()[0])
-    try:
-        data = read(arguments)
-    except (HeadwaterError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    data = read(arguments)
     split = leave_one_out(data.histories, data.events.is_target, learn_validation=True)
     learner = train(data, split.training, arguments, learn_held_out=True)
     held = sample(held_out(data, split), arguments.seed)

@@ -23,7 +23,6 @@ from fitting import markdown, parse, read, report, train
 from tuning import Options, climb
 
 from headwater_core.co_visits import Blend
-from headwater_core.errors import HeadwaterError
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate
 from headwater_core.towers import score
@@ -226,10 +225,7 @@ def served(scores: np.ndarray, fit: np.ndarray, is_cold: np.ndarray, share: floa
 def main() -> int:
     """Print a table for each set of candidates."""
     arguments = parse(str(__doc__).splitlines()[0])
-    try:
-        data = read(arguments)
-    except (HeadwaterError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    data = read(arguments)
     if not data.features:
         sys.exit("error: without texts nothing is known of a cold item: give --items")
     cold = choose_cold(data.histories, arguments.seed)

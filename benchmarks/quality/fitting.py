@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headwater_core.errors import HeadwaterError
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import fit_vocabulary
 from headwater_core.text import TextEncoder
@@ -71,11 +72,14 @@ def parse(description: str, options: Iterable[tuple[str, dict[str, Any]]] = ()) 
 
 
 def read(arguments: argparse.Namespace) -> Data:
-    """Read the files that the command line names, and encode the items' texts.
+    """Read the files that the command line names, and encode the items' texts; a file that cannot be used ends it."""
+    try:
+        return _read(arguments)
+    except (HeadwaterError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
-    Raises:
-        DataFileError: a file cannot be used.
-    """
+
+def _read(arguments: argparse.Namespace) -> Data:
     events = read_events(arguments.events)
     histories = k_core(events.histories, arguments.min_core) if arguments.min_core else events.histories
     known = {event.item_id for event in chain.from_iterable(histories.values())}

@@ -22,7 +22,6 @@ from fitting import markdown, parse, read, report, train
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 the name every reader of PyTorch code expects
 
-from headwater_core.errors import HeadwaterError
 from headwater_core.histories import HistoryTensors, collate
 from headwater_core.towers import UserTower
 from headwater_updater.evaluation.learner_scorer import LearnerScorer
@@ -142,10 +141,7 @@ def times_ms(learner: Learner, towers: Sequence[nn.Module], split: Split, n: int
 def main() -> int:
     """Print a line for each copy."""
     arguments = parse(str(__doc__).splitlines()[0])
-    try:
-        data = read(arguments)
-    except (HeadwaterError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    data = read(arguments)
     split = leave_one_out(data.histories, data.events.is_target)
     learner = train(data, split.training, arguments)
     small = train(data, split.training, arguments, {"n_layers": 1})

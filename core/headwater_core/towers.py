@@ -426,6 +426,13 @@ class JointHeads(nn.Module):
         hidden = F.silu(self.hidden(joined))
         return self.type_logits(hidden), self.value(hidden).squeeze(-1)
 
+    def of_best_interest(self, interests: Tensor, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Items (P, R, d), each read by the interest of (P, K, d) that suits it best → (P, R, n_types) and (P, R)."""
+        best = torch.einsum("pkd,prd->prk", interests, item_vectors).argmax(-1, keepdim=True)  # (P, R, 1)
+        users = interests.gather(1, best.expand(-1, -1, interests.shape[-1]))  # (P, R, d)
+        outputs: tuple[Tensor, Tensor] = self(users, item_vectors)
+        return outputs
+
 
 def score(interests: Tensor, item_vectors: Tensor) -> Tensor:
     """An item's score is its inner product with the interest that suits it best. (…, K, d), (N, d) → (…, N)."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from headwater_core.co_visits import Blend
@@ -43,10 +44,11 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
         for strength, decay, repeat in itertools.product(_STRENGTHS, _DECAYS, repeats)
         if (strength or repeat) and (strength or decay == _DECAYS[0])
     ]
+    vectors = learner.vectors(torch.from_numpy(candidates))
     found: list[list[np.ndarray]] = [[] for _ in grid]
     for start in range(0, len(requests), _CHUNK):
         part = requests[start : start + _CHUNK]
-        scores, targets = learner.tower_scores(part, candidates)  # (c, N), (c,)
+        scores, targets = learner.tower_scores(part, candidates, vectors)  # (c, N), (c,)
         units = _unit_bonuses(learner, part, candidates, repeats)
         for index, blend in enumerate(grid):
             total = scores

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 the name every reader of PyTorch code expects
 
 from headwater_core.losses import type_loss, value_loss
-from headwater_core.towers import JointHeads
 from headwater_updater.examples import Window, to_batch
 
 if TYPE_CHECKING:
@@ -78,18 +77,6 @@ def fit_heads(
     if not _held_loss(learner, judged, drawn, vectors) < loss:
         learner.heads.load_state_dict(before)
     _calibrate(learner, judged, drawn, vectors)
-
-
-def head_outputs(heads: JointHeads, interests: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """What the heads say of items (P, R, d), each by the interest of (P, K, d) that suits it best.
-
-    Returns:
-        Type logits (P, R, n_types) and values (P, R).
-    """
-    best = torch.einsum("pkd,prd->prk", interests, items).argmax(-1, keepdim=True)  # (P, R, 1)
-    users = interests.gather(1, best.expand(-1, -1, interests.shape[-1]))  # (P, R, d)
-    outputs: tuple[Tensor, Tensor] = heads(users, items)
-    return outputs
 
 
 def platt(logits: np.ndarray, happened: np.ndarray) -> tuple[float, float]:
@@ -154,7 +141,7 @@ def _learn(learner: Learner, learned: Targets, vectors: Tensor, until: float) ->
             group["lr"] = _LEARNING_RATE * (1 - step / len(steps))
         drawn = _drawn(learner, learned, (len(part), config.head_references))
         items = vectors[torch.cat([learned.rows[part].unsqueeze(1), drawn], dim=1)]  # (b, 1 + R, d)
-        logits, values = head_outputs(learner.heads, learned.interests[part], items)
+        logits, values = learner.heads.of_best_interest(learned.interests[part], items)
         loss = _loss(logits, values, learned.types[part], learned.values[part], config.reference_exposure)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -173,7 +160,7 @@ def _held_outputs(learner: Learner, held: Targets, drawn: Tensor, vectors: Tenso
     learner.heads.eval()
     rows = torch.cat([held.rows.unsqueeze(1), drawn], dim=1)
     parts = [
-        head_outputs(learner.heads, interests, vectors[items])
+        learner.heads.of_best_interest(interests, vectors[items])
         for interests, items in zip(
             torch.split(held.interests, _BATCH_TARGETS), torch.split(rows, _BATCH_TARGETS), strict=True
         )

@@ -27,7 +27,7 @@ from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.objective import joint_loss
 from headwater_updater.optimizer import LazyAdam
 from headwater_updater.prequential import ScoredTarget
-from headwater_updater.ranking import Request, dense, rank_targets
+from headwater_updater.ranking import Request, rank_targets
 from headwater_updater.successors import SuccessorTable
 
 _BETAS = (0.9, 0.98)
@@ -287,19 +287,27 @@ class Learner:
         known = np.flatnonzero(np.isin([request.row for request in requests], candidates)).tolist()
         known.sort(key=lambda index: len(requests[index].sequence))  # like lengths together: less padding
         chunk = min(_SCORE_BATCH, max(1, _SCORE_ELEMENTS // max(1, len(candidates))))
+        vectors = self.vectors(torch.from_numpy(candidates))
         for start in range(0, len(known), chunk):
             part = [requests[index] for index in known[start : start + chunk]]
-            scores, targets = self.tower_scores(part, candidates)
+            scores, targets = self.tower_scores(part, candidates, vectors)
             if self.blend.is_active:
                 scores = scores + self.dense_bonuses(part, candidates, self.blend)
             found[known[start : start + chunk]] = rank_targets(scores, targets)
         return found
 
     @torch.inference_mode()
-    def tower_scores(self, requests: Sequence[Request], candidates: np.ndarray) -> tuple[Tensor, Tensor]:
+    def tower_scores(
+        self, requests: Sequence[Request], candidates: np.ndarray, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The towers' scores of all candidates, (c, N), and which candidate each request's target is, (c,).
 
-        Where users do not repeat items, those of the history have minus infinity. Every target is a candidate.
+        Where users do not repeat items, those of the history have minus infinity.
+
+        Args:
+            requests: every target is a candidate.
+            candidates: (N,) rows.
+            vectors: (N, d), of the candidates.
         """
         self.user_tower.eval()
         # The targets of one block share a history, which is read once.
@@ -307,7 +315,7 @@ class Learner:
         reader = {key: index for index, key in enumerate(different)}
         tensors = collate(list(different.values()), self.config.tower, self.text_features)
         interests = self.user_tower(tensors, self.vectors(tensors.item_rows))  # (s, K, d)
-        scores = score(interests, self.vectors(torch.from_numpy(candidates)))  # (s, N)
+        scores = score(interests, vectors)  # (s, N)
         scores = scores[[reader[id(request.sequence)] for request in requests]]  # (c, N)
         place = np.full(len(self.counts), -1)
         place[candidates] = np.arange(len(candidates))
@@ -322,7 +330,7 @@ class Learner:
         found: dict[int, np.ndarray] = {}  # the targets of one block share a history
         for request in requests:
             if id(request.sequence) not in found:
-                found[id(request.sequence)] = dense(self.bonuses(request.sequence, blend), candidates)
+                found[id(request.sequence)] = self.bonuses(request.sequence, blend).of(candidates)
         return torch.from_numpy(np.stack([found[id(request.sequence)] for request in requests]))
 
     @torch.inference_mode()

@@ -147,9 +147,6 @@ def _head_losses(
     chosen = torch.from_numpy(rng.choice(len(targets), n, replace=False))
     drawn = torch.from_numpy(rng.integers(0, len(targets), (n, config.head_references)))
     items = vectors[torch.cat([targets[chosen].unsqueeze(1), targets[drawn]], dim=1)]  # (n, 1 + R, d)
-    users = interests[chosen]  # (n, K, d)
-    best = torch.einsum("pkd,prd->prk", users, items).argmax(-1, keepdim=True)  # (n, 1 + R, 1)
-    users = users.gather(1, best.expand(-1, -1, users.shape[-1]))  # (n, 1 + R, d)
-    type_logits, values = heads(users, items)
+    type_logits, values = heads.of_best_interest(interests[chosen], items)
     event_type = type_loss(type_logits[:, 0], batch.target_types[chosen], type_logits[:, 1:], config.reference_exposure)
     return value_loss(values[:, 0], batch.target_values[chosen]), event_type

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headwater_core.co_visits import Bonuses
 from headwater_core.histories import TokenSequence
 
 
@@ -35,15 +34,6 @@ def rank_targets(scores: Tensor, targets: Tensor) -> np.ndarray:
     found = (scores >= target_scores).sum(1).masked_fill_(target_scores.squeeze(1) == -torch.inf, 0)
     ranks: np.ndarray = found.numpy()
     return ranks
-
-
-def dense(bonuses: Bonuses, candidates: np.ndarray) -> np.ndarray:
-    """Bonuses of rows as a bonus for each of the candidate rows, (N,) float32; candidates ascending."""
-    found = np.zeros(len(candidates), np.float32)
-    places = np.minimum(np.searchsorted(candidates, bonuses.items), len(candidates) - 1)
-    is_candidate = candidates[places] == bonuses.items if len(candidates) else np.zeros(len(bonuses.items), bool)
-    found[places[is_candidate]] = bonuses.values[is_candidate]
-    return found
 
 
 def hr_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> float:

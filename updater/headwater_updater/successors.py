@@ -16,6 +16,7 @@ from torch import Tensor
 
 from headwater_core.co_visits import SUCCESSORS, Successors
 from headwater_core.histories import TokenSequence
+from headwater_updater.examples import block_starts
 
 REACH = 10
 """In timestamp blocks."""
@@ -136,9 +137,7 @@ class SuccessorTable:
 
 def blocks(event_time_us: np.ndarray) -> Rows:
     """Which timestamp block each event is in, from 0. (T,) in time order → (T,) int64."""
-    if not len(event_time_us):
-        return np.empty(0, np.int64)
-    return np.concatenate([[0], np.cumsum(event_time_us[1:] != event_time_us[:-1])])
+    return np.cumsum(block_starts(event_time_us) == np.arange(len(event_time_us))) - 1
 
 
 def _damping(popularity: np.ndarray) -> np.ndarray:

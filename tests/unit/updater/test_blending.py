@@ -36,7 +36,9 @@ class GivenTowers(Learner):
     """(N,) scores for a request."""
     n_asked = 0
 
-    def tower_scores(self, requests: Sequence[Request], candidates: np.ndarray) -> tuple[Tensor, Tensor]:
+    def tower_scores(
+        self, requests: Sequence[Request], candidates: np.ndarray, vectors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         self.n_asked += len(requests)
         scores = np.stack([self.opinion(request) for request in requests]).astype(np.float32)
         return torch.from_numpy(scores)[:, candidates - 1], torch.from_numpy(

@@ -10,7 +10,7 @@ from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate, fit_vocabulary
 from headwater_core.towers import TowerConfig, save_state
 from headwater_updater.examples import Window, windows
-from headwater_updater.head_fitting import fit_heads, head_outputs, platt
+from headwater_updater.head_fitting import fit_heads, platt
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig
 
@@ -55,7 +55,7 @@ def value_error(learner: Learner, histories: list[list[HistoryEvent]]) -> float:
     learner.heads.eval()
     with torch.no_grad():
         interests = torch.zeros(len(rows), 1, learner.config.tower.dimension)
-        _, values = head_outputs(learner.heads, interests, learner.vectors(rows).unsqueeze(1))
+        _, values = learner.heads.of_best_interest(interests, learner.vectors(rows).unsqueeze(1))
     truth = torch.tensor([float(s.value[-1]) for s in sequence])
     return float((values[:, 0] - truth).square().mean())
 
@@ -102,7 +102,7 @@ def test_probabilities_add_up_to_what_happens(learner: Learner) -> None:
         vectors = learner.vectors(torch.arange(N_ITEMS + 1))
         histories = torch.stack([vectors[torch.from_numpy(s.item_rows)] for s in sequences])
         interests = learner.user_tower(collate(sequences, learner.config.tower), histories)
-        logits, _ = head_outputs(learner.heads, interests, vectors[rows])
+        logits, _ = learner.heads.of_best_interest(interests, vectors[rows])
     assert float(logits[..., 1].sigmoid().mean()) == pytest.approx(0.01, abs=0.003)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater_core.co_visits import NO_BONUSES, Bonuses
-from headwater_updater.ranking import dense, hr_at, ndcg_at, rank_targets
+from headwater_updater.ranking import hr_at, ndcg_at, rank_targets
 
 
 def test_ranks_count_all_candidates() -> None:
@@ -37,15 +37,14 @@ def test_nothing_asked_is_nothing_found() -> None:
 
 
 @given(st.sets(st.integers(1, 30)), st.dictionaries(st.integers(1, 30), st.floats(0.0, 9.0, width=32)))
-def test_dense_bonuses_are_the_candidates_own(candidates: set[int], gains: dict[int, float]) -> None:
+def test_bonuses_are_the_candidates_own(candidates: set[int], gains: dict[int, float]) -> None:
     """Each candidate gets its bonus or nothing; bonuses of other items go nowhere."""
     rows = np.array(sorted(candidates), np.int64)
     some = Bonuses(np.array(sorted(gains), np.int64), np.array([gains[row] for row in sorted(gains)], np.float32))
-    found = dense(some, rows)
+    found = some.of(rows)
     assert found.dtype == np.float32
     assert found.tolist() == [gains.get(row, 0.0) for row in sorted(candidates)]
-    assert found.tolist() == some.of(rows).tolist()
-    assert not dense(NO_BONUSES, rows).any()
+    assert not NO_BONUSES.of(rows).any()
 
 
 def test_figures_are_means_over_targets() -> None:

@@ -34,12 +34,10 @@ class LearnerScorer:
         """
         self.item_ids = item_ids
         self.learner = learner
-        rows = np.array([learner.row(item_id) for item_id in item_ids], np.int64)
+        self._rows = np.array([learner.row(item_id) for item_id in item_ids], np.int64)
         self._table = torch.from_numpy(learner.item_vectors(np.arange(len(learner.item_ids) + 1)))  # (n + 1, d)
-        self._candidates = self._table[torch.from_numpy(rows)]  # (N, d)
-        self._place = np.full(len(learner.item_ids) + 1, -1)
-        self._place[rows] = np.arange(len(rows))
-        self._popularity = learner.counts[rows].astype(np.float32)  # (N,)
+        self._candidates = self._table[torch.from_numpy(self._rows)]  # (N, d)
+        self._popularity = learner.counts[self._rows].astype(np.float32)  # (N,)
 
     @torch.inference_mode()
     def score_batch(
@@ -64,7 +62,5 @@ class LearnerScorer:
             interests = learner.user_tower(tensors, self._table[tensors.item_rows])  # (b, K, d)
             scores[part] = score(interests, self._candidates).numpy()
             for index in part if learner.blend.is_active else ():
-                bonuses = learner.bonuses(sequences[index], learner.blend)
-                places = self._place[bonuses.items]
-                scores[index, places[places >= 0]] += bonuses.values[places >= 0]
+                scores[index] += learner.bonuses(sequences[index], learner.blend).of(self._rows)
         return scores
