@@ -105,11 +105,17 @@ def head_scores(
         part = [learner.tokens(events) for events in histories[start : start + _BATCH]]
         tensors = collate(part, learner.config.tower, learner.text_features)
         interests = learner.user_tower(tensors, learner.vectors(tensors.item_rows))  # (b, K, d)
-        items = learner.vectors(torch.from_numpy(rows[start : start + _BATCH]))  # (b, R, d)
+        rows_of_part = rows[start : start + _BATCH]
+        items = learner.vectors(torch.from_numpy(rows_of_part))  # (b, R, d)
         best = torch.einsum("bkd,brd->brk", interests, items).argmax(-1, keepdim=True)
         users = interests.gather(1, best.expand(-1, -1, interests.shape[-1]))
         logits, values = learner.heads(users, items)
-        found_types.append(logits.sigmoid().numpy()[..., 1:])  # the first column is the unknown type's
+        bonuses = [
+            learner.bonuses(sequence, learner.blend).of(theirs)
+            for sequence, theirs in zip(part, rows_of_part, strict=True)
+        ]
+        said = learner.heads.probabilities(logits, (users * items).sum(-1), torch.from_numpy(np.stack(bonuses)))
+        found_types.append(said.numpy()[..., 1:])  # the first column is the unknown type's
         found_values.append(values.numpy())
     return np.concatenate(found_types), np.concatenate(found_values)
 

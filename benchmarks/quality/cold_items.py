@@ -2,10 +2,10 @@
 
 `python benchmarks/quality/cold_items.py --events E.csv.gz --items I.csv.gz --min-core 5` takes a tenth of the items out
 of all histories, trains on the rest, and asks for the cold items that each user met among their last events: from the
-history before, among all items and among the cold ones alone. Items of the history are left out of the answers.
+history before, among all items and among the cold ones alone. Items of the history are left out of the answers. "As
+served" is the slate that a server's item space and strategy make, the cold items being new to it.
 
-Beside the product stands what it does not do: "co-visits inherited" gives a cold item the mean bonus of the learned
-items whose texts are nearest to its own.
+What room for new items costs the others: the same users' next learned items, with and without it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,13 @@ import torch
 from fitting import markdown, parse, read, report, train
 from tuning import Options, climb
 
-from headwater_core.co_visits import Blend
+from headwater_core.co_visits import Bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate
-from headwater_core.towers import score
+from headwater_core.shards import Delta, IndexKind, Retriever, Shard, VectorTable
+from headwater_server.item_space import ItemSpace
 from headwater_server.settings import ServerSettings
-from headwater_server.strategy import FRESH, TOWER, Candidate, place_fresh
+from headwater_server.strategy import Candidate, place_fresh
 from headwater_updater.evaluation.learner_scorer import LearnerScorer
 from headwater_updater.evaluation.metrics import bootstrap_interval
 from headwater_updater.evaluation.splits import Histories, IsTarget
@@ -46,10 +48,12 @@ _TEXT_GRID: Mapping[str, Sequence[Any]] = {
     "join": ("mean", "max"),
 }
 _TEXT_START: Options = {"last": 10, "decay": 1.0, "centred": False, "join": "mean"}
+SERVED = "headwater, as served"
 _SLATE = 50
+_ROOM: tuple[int, int] = tuple(ServerSettings.model_fields[f"fresh_every{part}"].default for part in ("", "_below"))
 _FITTING_SHARE: float = ServerSettings.model_fields["fresh_top_share"].default
-_HEIRS_OF = 10
-_HEIR_SHARPNESS = 4
+_OTHER_ROOMS = ((1000, 1000), (10, 10), (10, 5), (5, 5))
+"""How often else a place could be a new item's: of the first ones, and below."""
 
 
 class Case(NamedTuple):
@@ -58,6 +62,8 @@ class Case(NamedTuple):
     user_id: str
     history: list[HistoryEvent]
     targets: tuple[str, ...]
+    learned_targets: tuple[str, ...] = ()
+    """The new items of the first block, from that of the targets on, that has any which are not cold."""
 
 
 class Division(NamedTuple):
@@ -84,7 +90,7 @@ def choose_cold(histories: Histories, seed: int, share: float = COLD_SHARE) -> s
     return {eligible[index] for index in chosen.tolist()}
 
 
-def divide(histories: Histories, cold: Collection[str], is_target: IsTarget) -> Division:
+def divide(histories: Histories, cold: AbstractSet[str], is_target: IsTarget) -> Division:
     """Take cold items out of all histories; each user is asked for those of the last block that holds any.
 
     A block is the events that share a time. What comes from that block on is left out of training, too: nothing may
@@ -97,7 +103,7 @@ def divide(histories: Histories, cold: Collection[str], is_target: IsTarget) -> 
         known = [event for event in events[:start] if event.item_id not in cold]
         seen = {event.item_id for event in known}
         if targets and seen:
-            cases.append(Case(user_id, known, targets))
+            cases.append(Case(user_id, known, targets, _next_learned(events[start:], cold | seen, is_target)))
         else:
             known = [event for event in events if event.item_id not in cold]
         if known:
@@ -116,6 +122,11 @@ def _last_cold_block(
     block = [event for event in events if event.event_time_us == events[wanted[-1]].event_time_us]
     targets = dict.fromkeys(event.item_id for event in block if event.item_id in cold and is_target(event))
     return events.index(block[0]), tuple(targets)
+
+
+def _next_learned(events: Sequence[HistoryEvent], others: AbstractSet[str], is_target: IsTarget) -> tuple[str, ...]:
+    wanted = [event for event in events if is_target(event) and event.item_id not in others]
+    return tuple(dict.fromkeys(e.item_id for e in wanted if e.event_time_us == wanted[0].event_time_us))
 
 
 def measure(scores: np.ndarray, targets: Sequence[Sequence[int]]) -> Metrics:
@@ -165,61 +176,58 @@ def _centred(features: np.ndarray) -> np.ndarray:
     return found
 
 
-@torch.inference_mode()
-def directions(learner: Learner, histories: Sequence[Sequence[HistoryEvent]], item_ids: Sequence[str]) -> np.ndarray:
-    """Cosines of items with each history's best interest, (C, N)."""
-    learner.user_tower.eval()
-    vectors = learner.vectors(torch.tensor([learner.row(item_id) for item_id in item_ids]))
-    unit = torch.nn.functional.normalize(vectors, dim=-1)
-    found = []
-    for events in histories:
-        tensors = collate([learner.tokens(events)], learner.config.tower, learner.text_features)
-        interests = learner.user_tower(tensors, learner.vectors(tensors.item_rows))
-        found.append(score(torch.nn.functional.normalize(interests, dim=-1), unit)[0])
-    return torch.stack(found).numpy()
+class Server:
+    """What a server makes of the learner, its cold items having come after the generation."""
 
+    def __init__(self, learner: Learner, item_ids: Sequence[str], is_cold: np.ndarray) -> None:
+        """Args: item_ids: N; is_cold: (N,)."""
+        self._learner = learner
+        self._place = {item_id: at for at, item_id in enumerate(item_ids)}
+        learned, cold = ([item_ids[at] for at in np.flatnonzero(is_cold == new).tolist()] for new in (False, True))
+        shard = Shard.build(learned, self._vectors(learned), IndexKind.FLAT)
+        delta = Delta.empty(learner.config.tower.dimension)
+        table = VectorTable([shard], delta)
+        self._space = ItemSpace(table, Retriever([shard], delta, table)).with_fresh(cold, self._vectors(cold))
+        self._row_of = np.array([self._space.row(item_id) for item_id in learner.item_ids])
 
-def inherited(bonuses: np.ndarray, features: np.ndarray, is_cold: np.ndarray) -> np.ndarray:
-    """Cold items get the bonuses of the learned items of the nearest texts, by similarity; the others keep theirs.
+    def scores(
+        self, histories: Sequence[Sequence[HistoryEvent]], seen: np.ndarray, room: tuple[int, int]
+    ) -> np.ndarray:
+        """(C, N), descending along the slates that these histories are answered with, minus infinity elsewhere.
 
-    Args:
-        bonuses: (C, N).
-        features: (N, F), of the items' texts.
-        is_cold: (N,).
-    """
-    centred = _centred(features)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
-    learned = np.flatnonzero(~is_cold)
-    found = bonuses.copy()
-    for place in np.flatnonzero(is_cold):
-        similarity = unit[learned] @ unit[place]
-        nearest = np.argsort(-similarity)[:_HEIRS_OF]
-        weights = np.maximum(similarity[nearest], 0.0) ** _HEIR_SHARPNESS
-        found[:, place] = bonuses[:, learned[nearest]] @ weights / max(float(weights.sum()), 1e-9)
-    return found
+        Args:
+            histories: C.
+            seen: (C, N), what may not be in them.
+            room: of the first places one in so many is a fitting new item's, and of those below.
+        """
+        found = np.full(seen.shape, -np.inf)
+        for row, events in enumerate(histories):
+            for rank, item_id in enumerate(self._slate(events, seen[row], room)):
+                found[row, self._place[item_id]] = -rank
+        return found
 
+    @torch.inference_mode()
+    def _slate(self, events: Sequence[HistoryEvent], seen: np.ndarray, room: tuple[int, int]) -> list[str]:
+        learner = self._learner
+        learner.user_tower.eval()
+        sequence = learner.tokens(events)
+        tensors = collate([sequence], learner.config.tower, learner.text_features)
+        interests = learner.user_tower(tensors, learner.vectors(tensors.item_rows))[0].numpy()  # (K, d)
+        gained = learner.bonuses(sequence, learner.blend)
+        rows = self._row_of[gained.items - 1]
+        order = np.argsort(rows)
+        bonuses = Bonuses(rows[order], gained.values[order])
 
-def served(scores: np.ndarray, fit: np.ndarray, is_cold: np.ndarray, share: float) -> np.ndarray:
-    """Scores that put items in the order of the slates that servers make: one place in so many is a fitting new item's.
+        def passes(item_id: str) -> bool:
+            return not seen[self._place[item_id]]
 
-    Args:
-        scores: (C, N), minus infinity = left out.
-        fit: (C, N), by which new items fit.
-        is_cold: (N,).
-        share: a new item fits when it is above all but this share of the learned ones.
-    """
-    every = ServerSettings.model_fields["fresh_every"].default
-    found = np.full_like(scores, -np.inf)
-    for index, (row, direction) in enumerate(zip(scores, fit, strict=True)):
-        # Equal scores in random order: an item's place in the catalogue says nothing.
-        order = np.argsort(-row, kind="stable")[:_SLATE].tolist()
-        slate = [Candidate(str(at), float(row[at]), FRESH if is_cold[at] else TOWER) for at in order]
-        bar = np.quantile(direction[~is_cold], 1 - share)
-        fitting = np.flatnonzero(is_cold & (direction >= bar) & (row > -np.inf))
-        fresh = [Candidate(str(at), 0.0, FRESH) for at in fitting[np.argsort(-direction[fitting])].tolist()]
-        for place, candidate in enumerate(place_fresh(slate, fresh, every)):
-            found[index, int(candidate.item_id)] = _SLATE - place
-    return found
+        slate = [Candidate(*each) for each in self._space.retrieve(interests, _SLATE, passes, bonuses=bonuses)]
+        fitting = self._space.fitting_new(interests, _FITTING_SHARE, passes, bonuses)
+        placed = place_fresh(slate, [Candidate(*each) for each in fitting], *room)
+        return [candidate.item_id for candidate in placed]
+
+    def _vectors(self, item_ids: Sequence[str]) -> np.ndarray:
+        return self._learner.item_vectors(np.array([self._learner.row(item_id) for item_id in item_ids]))
 
 
 def main() -> int:
@@ -288,11 +296,7 @@ def compare(
 
     ours = [case.history[-learner.config.tower.history_length :] for case in cases[measured]]
     scores = LearnerScorer(learner, item_ids).score_batch(ours)
-    blend, learner.blend = learner.blend, Blend()
-    towers = LearnerScorer(learner, item_ids).score_batch(ours)
-    learner.blend = blend
-    with_heirs = towers + inherited(scores - towers, features, is_cold)
-    cosines = directions(learner, ours, item_ids)
+    server = Server(learner, item_ids, is_cold)
     popularity = np.tile(learner.counts[[learner.row(item_id) for item_id in item_ids]], (len(ours), 1))
     everything = np.ones_like(is_cold)
     methods: dict[str, dict[str, Callable[[], np.ndarray]]] = {
@@ -301,27 +305,32 @@ def compare(
             "popular": lambda: popularity,
             "nearest-text": lambda: nearest_text(everything),
             "headwater, scores": lambda: scores,
-            "headwater, as served": lambda: served(
-                hidden(scores, measured, everything), cosines, is_cold, _FITTING_SHARE
-            ),
-            "headwater, co-visits inherited": lambda: with_heirs,
-            "the same, as served": lambda: served(hidden(with_heirs, measured, everything), with_heirs, is_cold, 1.0),
+            SERVED: lambda: server.scores(ours, left_out[measured], _ROOM),
         },
         "among the cold items": {
             "random": lambda: np.zeros_like(scores),
             "nearest-text": lambda: nearest_text(is_cold),
             "headwater, scores": lambda: scores,
-            "headwater, directions": lambda: cosines,
-            "headwater, co-visits inherited": lambda: with_heirs,
+            SERVED: lambda: server.scores(ours, left_out[measured] | ~is_cold, _ROOM),
         },
     }
     among = {"among all items": everything, "among the cold items": is_cold}
-    return {
+    tables = {
         name: {
             method: measure(hidden(make(), measured, among[name]), targets[measured]) for method, make in rows.items()
         }
         for name, rows in methods.items()
     }
+    for wanted in ("targets", "learned_targets"):
+        asked = [index for index, case in enumerate(cases[measured]) if getattr(case, wanted)]
+        places = [[place[item_id] for item_id in getattr(cases[measured][index], wanted)] for index in asked]
+        tables[f"by the places for new items: {wanted.replace('_', ' ')}"] = {
+            f"one in {room[0]}, below one in {room[1]}": measure(
+                server.scores([ours[index] for index in asked], left_out[measured][asked], room), places
+            )
+            for room in sorted({*_OTHER_ROOMS, _ROOM}, reverse=True)
+        }
+    return tables
 
 
 def _n_tuning(cases: Sequence[Case]) -> int:
@@ -333,7 +342,7 @@ def _intervals(found: Metrics) -> list[np.ndarray]:
 
 
 def _table(rows: Mapping[str, Metrics]) -> str:
-    columns = ("method", *(name.upper().replace("_AT_", "@") for name in Metrics._fields), "95 % of HR@50")
+    columns = ("", *(name.upper().replace("_AT_", "@") for name in Metrics._fields), "95 % of HR@50")
     lines: list[list[str | float]] = []
     for name, found in rows.items():
         interval = bootstrap_interval(found.hr_at_50, 0)
@@ -344,7 +353,7 @@ def _table(rows: Mapping[str, Metrics]) -> str:
 
 def _ratio(rows: Mapping[str, Metrics]) -> float:
     """How many times nearest-text's HR@50 the served slates reach."""
-    return float(rows["headwater, as served"].hr_at_50.mean() / max(rows["nearest-text"].hr_at_50.mean(), 1e-9))
+    return float(rows[SERVED].hr_at_50.mean() / max(rows["nearest-text"].hr_at_50.mean(), 1e-9))
 
 
 def _draw(path: Path, tables: Mapping[str, Mapping[str, Metrics]]) -> None:

@@ -40,6 +40,8 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 }
 _MAX_EVENT_TYPES = 1024
 _INIT_STD = 0.02
+UNCALIBRATED = (1.0, 0.0, 0.0, 0.0)
+"""The weights of a type's own logit, the score, the bonus and 1: the logit as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,11 +414,15 @@ class UserTower(nn.Module):
 class JointHeads(nn.Module):
     """From a user and an item vector to the logit of each event type and the expected value."""
 
+    calibration: Tensor
+
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.hidden = nn.Linear(3 * config.dimension, config.dimension)
         self.type_logits = nn.Linear(config.dimension, config.n_types)
         self.value = nn.Linear(config.dimension, 1)
+        # No parameter: gradients teach the logits, and what was held out from them how far these are to be believed.
+        self.register_buffer("calibration", torch.tensor(UNCALIBRATED).repeat(config.n_types, 1))
 
     def forward(self, user_vectors: Tensor, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
         """(…, d) each → type logits (…, n_types) and values (…,), normalised as the configuration's are."""
@@ -426,12 +432,30 @@ class JointHeads(nn.Module):
         hidden = F.silu(self.hidden(joined))
         return self.type_logits(hidden), self.value(hidden).squeeze(-1)
 
+    def probabilities(self, type_logits: Tensor, scores: Tensor, bonuses: Tensor) -> Tensor:
+        """The calibrated probability of each event type.
+
+        Args:
+            type_logits: (…, n_types), as `forward` gives them.
+            scores: (…,), of the items with the interest that suits them best.
+            bonuses: (…,), what co-visits add to them: the heads know of them from here alone.
+        """
+        evidence = evidence_of(type_logits, scores, bonuses)  # (…, n_types, 4)
+        return (evidence * self.calibration).sum(-1).sigmoid()
+
     def of_best_interest(self, interests: Tensor, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Items (P, R, d), each read by the interest of (P, K, d) that suits it best → (P, R, n_types) and (P, R)."""
         best = torch.einsum("pkd,prd->prk", interests, item_vectors).argmax(-1, keepdim=True)  # (P, R, 1)
         users = interests.gather(1, best.expand(-1, -1, interests.shape[-1]))  # (P, R, d)
         outputs: tuple[Tensor, Tensor] = self(users, item_vectors)
         return outputs
+
+
+def evidence_of(type_logits: Tensor, scores: Tensor, bonuses: Tensor) -> Tensor:
+    """What a probability rests on: (…, n_types), (…,) and (…,) → (…, n_types, 4), the last of them 1."""
+    rest = torch.stack([scores, bonuses, torch.ones_like(scores)], dim=-1)  # (…, 3)
+    rest = rest.unsqueeze(-2).expand(*type_logits.shape, 3)
+    return torch.cat([type_logits.unsqueeze(-1), rest], dim=-1)
 
 
 def score(interests: Tensor, item_vectors: Tensor) -> Tensor:

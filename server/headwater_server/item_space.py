@@ -6,18 +6,22 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from headwater_core.co_visits import NO_BONUSES, Bonuses
+from headwater_core.newcomers import NOBODY, Inheritance, inherit, unit_vectors
 from headwater_core.shards import Delta, Retriever, Rows, Vectors, VectorTable
 from headwater_server.strategy import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
 """Candidates taken beyond what is wanted, for those that a filter refuses."""
 
+_MAX_UNMET = 1000
+"""So many of a generation's unmet items count as new, the newest: an old catalogue may be full of them."""
 _SAMPLE = 2000
 """About how many items stand for the whole catalogue where a quantile is estimated."""
 
@@ -28,13 +32,14 @@ class Found(NamedTuple):
     item_id: str
     score: float
     source: str
-    """FRESH: newer than the generation; CO_VISIT: its vector alone scores below all that was found; else TOWER."""
+    """FRESH: nobody has met it yet; CO_VISIT: its vector alone scores below all that was found; else TOWER."""
 
 
 class ItemSpace:
     """Immutable: a change makes a new one, so a request sees one state from its first line to its last.
 
-    Row space: the generation's rows, then the fresh shard's.
+    Row space: the generation's rows, then the fresh shard's. New items are those of the fresh shard and the latest of
+    the generation's own that nobody has met yet: they inherit the bonuses of what they are most like.
     """
 
     def __init__(
@@ -43,15 +48,26 @@ class ItemSpace:
         retriever: Retriever,
         fresh: Delta | None = None,
         version: int = 0,
-        sample: Vectors | None = None,
+        known: _Known | None = None,
+        unmet: Iterable[str] = (),
     ) -> None:
-        """Join a generation's table and retriever with the items that came after it; `version` counts the changes."""
+        """Join a generation's table and retriever with the items that came after it.
+
+        Args:
+            table: the generation's vectors.
+            retriever: searches them.
+            fresh: the items that came after it.
+            version: counts the changes.
+            known: what an earlier space of the same generation found out about it.
+            unmet: else, those of the generation's items that nobody has met yet, the newest last.
+        """
         self.version = version
         self._table = table
         self._retriever = retriever
         self._fresh = fresh if fresh is not None else Delta.empty(table.dimension)
-        self._sample = sample if sample is not None else self._unit_sample()
+        self._known = known if known is not None else _Known.of(table, unmet)
         self._fresh_row = {item_id: table.rows + row for row, item_id in enumerate(self._fresh.item_ids)}
+        self._inheritance = self._known.inheritance.joined(self._known.inherit(self._fresh_rows, self._fresh.vectors))
 
     @property
     def dimension(self) -> int:
@@ -85,11 +101,15 @@ class ItemSpace:
         """Whether the row's item is newer than the generation."""
         return row >= self._table.rows
 
+    def inherited(self, bonuses: Bonuses) -> Bonuses:
+        """Bonuses by row of the generation, and those that new items inherit of them."""
+        return self._inheritance.of(bonuses)
+
     def with_fresh(self, item_ids: Sequence[str], vectors: Vectors) -> ItemSpace:
         """This space with newer items, vectors (n, d), joined; items that the generation knows are passed over."""
         new = [index for index, item_id in enumerate(item_ids) if not self.knows(item_id)]
         fresh = self._fresh.updated([item_ids[index] for index in new], vectors[new])
-        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._sample)
+        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._known)
 
     def without_fresh(self, item_ids: Iterable[str]) -> ItemSpace:
         """This space without these newer items."""
@@ -98,7 +118,7 @@ class ItemSpace:
             return self
         fresh = self._fresh.updated((), self.no_interests(), gone)
         fresh = Delta(fresh.item_ids, fresh.vectors)
-        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._sample)
+        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._known)
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
         """The vectors (n, d) of rows (n,)."""
@@ -128,18 +148,20 @@ class ItemSpace:
             passes: the filter's decision on one item; asked in the order of the scores, until k have passed.
             only: when given, every item that can pass (a selective filter's matches): these are scored exactly.
             excluded: items among those that `passes` refuses; the search itself leaves them out.
-            bonuses: by row of the generation.
+            bonuses: by row of the generation; new items inherit of them.
 
         Nobody's interests, (0, d), find nothing.
         """
         if not len(interests):
             return []
+        bonuses = self.inherited(bonuses)
         if only is not None:
             matches = [row for item_id in only if (row := self.row(item_id)) is not None]
             return self._best(np.array(matches, np.int64), interests, k, bonuses)
         searchable = np.ones(self._table.rows, dtype=np.bool_)
         searchable[[row for item_id in excluded if (row := self._table.row(item_id)) is not None]] = False
-        gaining = bonuses.items[searchable[bonuses.items]]
+        gaining = bonuses.items[bonuses.items < self._table.rows]
+        gaining = gaining[searchable[gaining]]
         searchable[gaining] = False
         others = np.concatenate([gaining, self._fresh_rows])  # scored whether a search would find them or not
         passes = functools.cache(passes)  # asked once of an item, however often the search goes deeper
@@ -155,20 +177,23 @@ class ItemSpace:
                 return found
             wanted *= 4
 
-    def fitting_fresh(self, interests: Vectors, share: float, passes: Callable[[str], bool]) -> list[Found]:
-        """The newer items that pass and fit: by direction among the best `share` of the generation's items.
+    def fitting_new(
+        self, interests: Vectors, share: float, passes: Callable[[str], bool], bonuses: Bonuses = NO_BONUSES
+    ) -> list[Found]:
+        """The new items that pass and fit: by direction among the best `share` of the generation's items.
 
         Direction alone (the cosine) decides whether one fits: a new item's vector is short, since nobody has made it
-        popular yet. Best first, with the cosines as scores.
+        popular yet. Those that fit are in the order of their scores, bonuses as in `retrieve`.
         """
-        rows = [row for item_id, row in self._fresh_row.items() if passes(item_id)]
-        if not rows or not len(interests):
+        rows = np.array([row for row in self._new_rows.tolist() if passes(self._id(row))], np.int64)
+        if not len(rows) or not len(interests):
             return []
-        unit = _unit(interests)  # (K, d)
-        bar = float(np.quantile((self._sample @ unit.T).max(axis=1), 1.0 - share)) if len(self._sample) else -1.0
-        cosines = (_unit(self.vectors(rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
-        order = [int(at) for at in np.argsort(-cosines, kind="stable") if cosines[at] >= bar]
-        return [Found(self._id(rows[at]), float(cosines[at]), FRESH) for at in order]
+        unit = unit_vectors(interests)  # (K, d)
+        sample = self._known.sample
+        bar = float(np.quantile((sample @ unit.T).max(axis=1), 1.0 - share)) if len(sample) else -1.0
+        cosines = (unit_vectors(self.vectors(rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
+        fitting = rows[cosines >= bar]
+        return self._best(fitting, interests, len(fitting), self.inherited(bonuses))
 
     def similar(self, item_id: str, k: int, passes: Callable[[str], bool]) -> list[Found]:
         """The k items of highest cosine with an item that has a row, itself left out, best first."""
@@ -194,13 +219,12 @@ class ItemSpace:
     def _fresh_rows(self) -> Rows:
         return np.arange(self._table.rows, self._table.rows + len(self._fresh_row), dtype=np.int64)
 
-    def _unit_sample(self) -> Vectors:
-        """Directions of some of the generation's items, (s, d): enough to estimate a quantile of cosines."""
-        living = np.flatnonzero(self._table.alive)
-        return _unit(self._table.vectors(living[:: max(1, len(living) // _SAMPLE)]))
+    @property
+    def _new_rows(self) -> Rows:
+        return np.concatenate([np.fromiter(self._known.unmet, np.int64), self._fresh_rows])
 
-    def _source(self, row: int) -> str:
-        return FRESH if self.is_fresh(row) else TOWER
+    def _source(self, row: int, otherwise: str = TOWER) -> str:
+        return FRESH if self.is_fresh(row) or row in self._known.unmet else otherwise
 
     def _id(self, row: int) -> str:
         return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
@@ -226,13 +250,36 @@ class ItemSpace:
             Found(
                 self._id(int(rows[at])),
                 float(scores[at]),
-                CO_VISIT if towers[at] < lowest else self._source(int(rows[at])),
+                self._source(int(rows[at]), CO_VISIT if towers[at] < lowest else TOWER),
             )
             for at in best
         ]
 
 
-def _unit(vectors: Vectors) -> Vectors:
-    """The vectors' directions."""
-    directions: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return directions
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a generation's own items, which do not change, say about new ones."""
+
+    sample: Vectors
+    """(s, d), directions of some of them: enough to estimate a quantile of cosines."""
+    unmet: frozenset[int]
+    """The rows of the newest that nobody has met yet."""
+    met: Rows
+    """(n,), all others."""
+    met_vectors: Callable[[npt.ArrayLike], Vectors]
+    inheritance: Inheritance
+    """What `unmet` inherit."""
+
+    @classmethod
+    def of(cls, table: VectorTable, unmet_ids: Iterable[str]) -> _Known:
+        living = np.flatnonzero(table.alive)
+        latest = list(unmet_ids)[-_MAX_UNMET:]
+        unmet = np.array([row for item_id in latest if (row := table.row(item_id)) is not None], np.int64)
+        met = np.setdiff1d(living, unmet, assume_unique=True)
+        sample = unit_vectors(table.vectors(living[:: max(1, len(living) // _SAMPLE)]))
+        known = cls(sample, frozenset(unmet.tolist()), met, table.vectors, NOBODY)
+        return replace(known, inheritance=known.inherit(unmet, table.vectors(unmet)))
+
+    def inherit(self, rows: Rows, vectors: Vectors) -> Inheritance:
+        """What these new items, vectors (m, d), inherit of what was met."""
+        return inherit(rows, vectors, self.met, self.met_vectors)

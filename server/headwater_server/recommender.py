@@ -83,6 +83,7 @@ class Recommender:
         run_in_compute: Callable[..., Awaitable[Any]],
         now_us: Callable[[], int],
         fresh_every: int,
+        fresh_every_below: int,
         fresh_top_share: float,
         state_limit_s: float = STATE_LIMIT_S,
     ) -> None:
@@ -97,7 +98,8 @@ class Recommender:
             query_features: tells whether searches are understood now.
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
-            fresh_every: one place in so many goes to a new item that fits.
+            fresh_every: of the first places, one in so many goes to a new item that fits.
+            fresh_every_below: below them, one in so many.
             fresh_top_share: how much of the catalogue still fits, by direction.
             state_limit_s: how long a history may take to come from the database.
         """
@@ -109,7 +111,7 @@ class Recommender:
         self._query_features = query_features
         self._run_in_compute = run_in_compute
         self._now_us = now_us
-        self._fresh_every = fresh_every
+        self._fresh_every, self._fresh_every_below = fresh_every, fresh_every_below
         self._fresh_top_share = fresh_top_share
         self._state_limit_s = state_limit_s
 
@@ -148,18 +150,16 @@ class Recommender:
         pool = wanted * (_DIVERSITY_POOL if query.diversity > 0.0 else 1)
         # Listed here, on the event loop, where nothing changes the view meanwhile.
         candidates = item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None
-        found = await self._compute(
+        found, fitting = await self._compute(
             generation, self._retrieve, generation, history, interests, pool, item_filter, candidates
         )
-        personal = [Candidate(item.item_id, item.score, item.source) for item in found]
+        personal = [Candidate(*item) for item in found]
         slate = make_slate(personal, self._popular(item_filter), pool)
         if query.diversity > 0.0:
             slate = self._diversified(generation, slate, query.diversity, wanted)
         has_more = len(slate) > query.page_size
         slate = slate[: query.page_size]
-        if generation.items.fresh_count and len(interests):
-            fresh = await self._compute(generation, self._fitting_fresh, generation, interests, item_filter)
-            slate = place_fresh(slate, fresh, self._fresh_every)
+        slate = place_fresh(slate, [Candidate(*item) for item in fitting], self._fresh_every, self._fresh_every_below)
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
@@ -261,7 +261,8 @@ class Recommender:
         k: int,
         item_filter: ItemFilter,
         candidates: Sequence[str] | None,
-    ) -> list[Found]:
+    ) -> tuple[list[Found], list[Found]]:
+        """The k best items, and the new ones that fit."""
         now_us = self._now_us()
         items = self._view.items
 
@@ -269,8 +270,9 @@ class Recommender:
             return item_filter.passes(items.get(item_id), now_us)
 
         only = None if candidates is None else filter(passes, candidates)
-        bonuses = generation.bonuses(history)
-        return generation.items.retrieve(interests, k, passes, only, item_filter.excluded, bonuses)
+        space, bonuses = generation.items, generation.bonuses(history)
+        found = space.retrieve(interests, k, passes, only, item_filter.excluded, bonuses)
+        return found, space.fitting_new(interests, self._fresh_top_share, passes, bonuses)
 
     def _popular(self, item_filter: ItemFilter) -> Iterator[Candidate]:
         now_us = self._now_us()
@@ -279,17 +281,6 @@ class Recommender:
             for item_id in self._popularity.ranking()
             if item_filter.passes(self._view.items.get(item_id), now_us)
         )
-
-    def _fitting_fresh(
-        self, generation: ServingGeneration, interests: Vectors, item_filter: ItemFilter
-    ) -> list[Candidate]:
-        """New items that fit these interests, best first."""
-        now_us = self._now_us()
-        items = self._view.items
-        fresh = generation.items.fitting_fresh(
-            interests, self._fresh_top_share, lambda item_id: item_filter.passes(items.get(item_id), now_us)
-        )
-        return [Candidate(item.item_id, item.score, FRESH) for item in fresh]
 
     def _diversified(
         self, generation: ServingGeneration, slate: list[Candidate], diversity: float, size: int

@@ -130,6 +130,7 @@ class Rooms:
             run_in_compute=self.in_compute,
             now_us=self.now_us,
             fresh_every=settings.fresh_every,
+            fresh_every_below=settings.fresh_every_below,
             fresh_top_share=settings.fresh_top_share,
         )
         self.database_is_away = False

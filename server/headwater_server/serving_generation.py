@@ -52,7 +52,9 @@ class ServingGeneration:
         load_state(self._joint_heads, loaded.joint_heads)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
-        self.items = ItemSpace(loaded.table, loaded.retriever)
+        # What the delta brings and nobody met yet is new; the base's unmet items have had their time.
+        unmet = loaded.co_visits.unmet(loaded.delta.item_ids)
+        self.items = ItemSpace(loaded.table, loaded.retriever, unmet=unmet)
         """Replaced as a whole when items come and go."""
 
     @property
@@ -109,11 +111,12 @@ class ServingGeneration:
         user = torch.from_numpy(interests) if len(interests) else torch.zeros(1, items.dimension)  # (K, d)
         towers, best = (vectors @ user.T).max(dim=1)  # (n, K) -> (n,)
         logits, values = self._joint_heads(user[best], vectors)  # (n, types), (n,)
-        probabilities = logits.sigmoid().numpy()[:, 1:]  # the first column is the unknown type's
+        bonuses = torch.from_numpy(items.inherited(self.bonuses(history)).of(np.asarray(rows, np.int64)))  # (n,)
+        probabilities = self._joint_heads.probabilities(logits, towers, bonuses).numpy()
         scale = self._value_scale
-        bonuses = self.bonuses(history).of(np.asarray(rows, np.int64))  # (n,)
-        ranking = towers.numpy() + bonuses
-        return Scores(ranking, probabilities, None if scale is None else values.numpy() * scale[1] + scale[0])
+        ranking = (towers + bonuses).numpy()
+        # The first column is the unknown type's.
+        return Scores(ranking, probabilities[:, 1:], None if scale is None else values.numpy() * scale[1] + scale[0])
 
     @property
     def learned_types(self) -> tuple[str, ...]:

@@ -35,8 +35,10 @@ class ServerSettings(CoreSettings):
     popularity_half_life_events: int = Field(default=20_000, ge=1)
     """After how many further events an old one counts half in what is popular."""
     fresh_every: int = Field(default=10, ge=2)
-    """One place in so many goes to a new item that fits the user."""
-    fresh_top_share: float = Field(default=0.05, ge=0.0, le=1.0)
+    """Of the first places, one in so many goes to a new item that fits the user."""
+    fresh_every_below: int = Field(default=3, ge=2)
+    """Below them, one in so many: there it costs less."""
+    fresh_top_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """A new item fits when its direction is among this share of the catalogue's best for the user."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long calls under way may take after SIGTERM."""

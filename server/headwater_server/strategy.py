@@ -44,21 +44,27 @@ def make_slate(personal: Sequence[Candidate], popular: Iterable[Candidate], size
     return slate
 
 
-def place_fresh(slate: list[Candidate], fresh: Sequence[Candidate], every: int) -> list[Candidate]:
-    """Give new items their first impressions: the last place of every `every` goes to the best one not yet there.
+def place_fresh(slate: list[Candidate], fresh: Sequence[Candidate], every: int, below: int) -> list[Candidate]:
+    """Give new items their first impressions: at fixed places, the best one that is not yet in the slate.
+
+    Room for new items costs others theirs, the more the higher up it is. So the first places give one of `every`, the
+    last of them; what is below gives more, the last of each `below`.
 
     Args:
         slate: best first.
         fresh: new items that fit the user well enough, best first.
-        every: one place in so many; slates shorter than this are left as they are.
+        every: slates shorter than this are left as they are.
+        below: how often there is a place after the first `every`.
     """
     placed = list(slate)
-    for place in range(every - 1, len(placed), every):
-        window = placed[place - every + 1 : place + 1]
-        if any(candidate.source == FRESH for candidate in window):
+    present = {candidate.item_id for candidate in slate}
+    newcomers = (candidate for candidate in fresh if candidate.item_id not in present)
+    start = 0
+    for place in (every - 1, *range(every + below - 1, len(placed), below)):
+        window, start = placed[start : place + 1], place + 1
+        if place >= len(placed) or any(candidate.source == FRESH for candidate in window):
             continue
-        present = {candidate.item_id for candidate in placed}
-        newcomer = next((candidate for candidate in fresh if candidate.item_id not in present), None)
+        newcomer = next(newcomers, None)
         if newcomer is None:
             break
         # The displaced candidate's score keeps the answer sorted by score.

@@ -22,7 +22,7 @@ from headwater_updater.learner_config import LearnerConfig
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _METADATA = "learner"
 
 
@@ -49,6 +49,7 @@ def save(learner: Learner) -> bytes:
     tensors["id_adam.square"] = learner.id_adam.square
     tensors["id_adam.steps"] = learner.id_adam.steps
     tensors["item_features"] = learner.item_features
+    tensors["calibration"] = learner.heads.calibration
     tensors["counts"] = torch.from_numpy(learner.counts)
     encoded = [item_id.encode() for item_id in learner.item_ids]
     tensors["item_ids"] = torch.from_numpy(np.frombuffer(b"".join(encoded), np.uint8).copy())
@@ -104,6 +105,8 @@ def _fill(learner: Learner, tensors: dict[str, Tensor]) -> None:
     for key in ("mean", "square", "steps"):
         _expect(key, tensors[f"id_adam.{key}"], getattr(learner.id_adam, key))
         setattr(learner.id_adam, key, tensors[f"id_adam.{key}"])
+    _expect("calibration", tensors["calibration"], learner.heads.calibration)
+    learner.heads.calibration.copy_(tensors["calibration"])
     _expect("counts", tensors["counts"], torch.from_numpy(learner.counts))
     learner.counts = tensors["counts"].numpy()
     learner.successors.load_state({name: tensors[f"successors.{name}"] for name in ("lengths", "rows", "counts")})

@@ -2,8 +2,9 @@
 
 While everything moves, the heads run after towers that change, on a few targets of each batch, and follow the weights
 that rank best rather than those that suit them. Once the towers stand still they learn in seconds what that left out.
-Logits that were learned on training targets are too sure of themselves on new ones: each type's are scaled and shifted
-to fit the held-out targets (Platt 1999), which is folded into the last layer.
+Logits that were learned on training targets are too sure of themselves on new ones, and know nothing of co-visits: how
+much a type's logit, the towers' score and the bonus speak for an event is fitted to the held-out targets, a logistic
+regression for each type (Platt 1999, with three inputs in place of one).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 the name every reader of PyTorch code expects
 
+from headwater_core.co_visits import Bonuses
 from headwater_core.losses import type_loss, value_loss
+from headwater_core.towers import UNCALIBRATED, evidence_of
 from headwater_updater.examples import Window, to_batch
 
 if TYPE_CHECKING:
@@ -34,9 +37,9 @@ _WEIGHT_DECAY = 0.05
 _READ_TOKENS = 4096
 _MIN_EVENTS = 20
 """A type with fewer held-out events stays as it was learned."""
-_PRIOR_DEVIATION = (0.5, 1.0)
-"""How far scale and shift are expected to be from none: without much evidence little is changed."""
-_SCALES = (0.2, 5.0)
+_PRIOR_DEVIATIONS = (0.5, 0.5, 0.5, 1.0)
+"""How far the weights of logit, score and bonus and the shift are expected to be from those of an uncalibrated type:
+without much evidence little is changed."""
 
 
 class Targets(NamedTuple):
@@ -50,6 +53,18 @@ class Targets(NamedTuple):
     """(P,) int64."""
     values: Tensor
     """(P,) float32, NaN = none."""
+    origins: list[tuple[Window, int]]
+    """The window that each is in, and after which of its events it was predicted."""
+
+
+class _Asked(NamedTuple):
+    """Held-out targets, each among the items drawn for it."""
+
+    targets: Targets
+    rows: Tensor
+    """(P, 1 + R) int64, the targets' own items first."""
+    bonuses: Tensor
+    """(P, 1 + R)."""
 
 
 def fit_heads(
@@ -71,31 +86,33 @@ def fit_heads(
     if judged is None or learned is None:
         return
     drawn = _drawn(learner, learned, (len(judged.rows), learner.config.reference_exposure))
+    asked = _asked(learner, judged, drawn)
     before = copy.deepcopy(learner.heads.state_dict())
-    loss = _held_loss(learner, judged, drawn, vectors)
+    loss = _held_loss(learner, asked, vectors)
     _learn(learner, learned, vectors, until)
-    if not _held_loss(learner, judged, drawn, vectors) < loss:
+    if not _held_loss(learner, asked, vectors) < loss:
         learner.heads.load_state_dict(before)
-    _calibrate(learner, judged, drawn, vectors)
+    evidence, _ = _held_outputs(learner, asked, vectors)
+    learner.heads.calibration.copy_(_calibration(evidence, judged.types))
 
 
-def platt(logits: np.ndarray, happened: np.ndarray) -> tuple[float, float]:
-    """The scale and shift of logits (n,) under which what happened, (n,) bool, is likeliest; by Newton's method.
+def platt(evidence: np.ndarray, happened: np.ndarray) -> np.ndarray:
+    """The weights (4,) of the evidence (n, 4) under which what happened, (n,) bool, is likeliest; by Newton's method.
 
-    A normal prior holds them near 1 and 0.
+    A normal prior holds them near those of an uncalibrated type.
     """
-    x = np.stack([logits, np.ones_like(logits)], axis=1).astype(np.float64)  # (n, 2)
-    prior = 1.0 / np.square(_PRIOR_DEVIATION)
-    found = np.array([1.0, 0.0])
+    x = evidence.astype(np.float64)
+    prior = 1.0 / np.square(_PRIOR_DEVIATIONS)
+    found = np.array(UNCALIBRATED)
     for _ in range(50):
         p = 1.0 / (1.0 + np.exp(-np.clip(x @ found, -50, 50)))
-        gradient = x.T @ (p - happened) + prior * (found - (1.0, 0.0))
+        gradient = x.T @ (p - happened) + prior * (found - UNCALIBRATED)
         curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(prior)
         step = np.clip(np.linalg.solve(curvature, gradient), -1.0, 1.0)
         found = found - step
         if np.abs(step).max() < 1e-6:
             break
-    return float(np.clip(found[0], *_SCALES)), float(found[1])
+    return found
 
 
 @torch.no_grad()
@@ -113,11 +130,32 @@ def _read(learner: Learner, cut: Sequence[Window], vectors: Tensor, limit: int, 
         while stop < len(chosen) and (stop + 1 - start) * max(longest, len(chosen[stop].tokens)) <= _READ_TOKENS:
             longest = max(longest, len(chosen[stop].tokens))
             stop += 1
+        origins = [(window, source) for window in chosen[start:stop] for source in window.sources.tolist()]
         batch = to_batch(chosen[start:stop], learner.config.tower, learner.text_features)
         interests = learner.user_tower.forward_all(batch.tensors, vectors[batch.tensors.item_rows]).flatten(0, 1)
-        parts.append(Targets(interests[batch.sources], batch.target_rows, batch.target_types, batch.target_values))
+        parts.append(
+            Targets(interests[batch.sources], batch.target_rows, batch.target_types, batch.target_values, origins)
+        )
         start = stop
-    return Targets(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
+    if not parts:
+        return None
+    tensors = [torch.cat(column) for column in list(zip(*parts, strict=True))[:4]]
+    interests, rows, types, values = tensors
+    return Targets(interests, rows, types, values, [origin for part in parts for origin in part.origins])
+
+
+def _asked(learner: Learner, held: Targets, drawn: Tensor) -> _Asked:
+    """Held-out targets beside the items drawn for them, (P, R)."""
+    rows = torch.cat([held.rows.unsqueeze(1), drawn], dim=1)
+    bonuses = np.zeros(rows.shape, np.float32)
+    if learner.blend.is_active:
+        found: dict[tuple[int, int], Bonuses] = {}  # targets of one block share a history
+        for index, (window, source) in enumerate(held.origins):
+            key = id(window), source
+            if key not in found:
+                found[key] = learner.bonuses(window.tokens.window(0, source + 1), learner.blend)
+            bonuses[index] = found[key].of(rows[index].numpy())
+    return _Asked(held, rows, torch.from_numpy(bonuses))
 
 
 def _drawn(learner: Learner, learned: Targets, shape: tuple[int, int]) -> Tensor:
@@ -142,57 +180,48 @@ def _learn(learner: Learner, learned: Targets, vectors: Tensor, until: float) ->
         drawn = _drawn(learner, learned, (len(part), config.head_references))
         items = vectors[torch.cat([learned.rows[part].unsqueeze(1), drawn], dim=1)]  # (b, 1 + R, d)
         logits, values = learner.heads.of_best_interest(learned.interests[part], items)
-        loss = _loss(logits, values, learned.types[part], learned.values[part], config.reference_exposure)
+        loss = _loss(logits, values[:, 0], learned.types[part], learned.values[part], config.reference_exposure)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
 def _loss(logits: Tensor, values: Tensor, types: Tensor, true_values: Tensor, exposure: int) -> Tensor:
-    """Both losses on one scale: a target's, not a pair's."""
+    """Both losses on one scale: a target's, not a pair's. Args: logits: (P, 1 + R, n_types), values: (P,)."""
     by_type = type_loss(logits[:, 0], types, logits[:, 1:], exposure)
-    return value_loss(values[:, 0], true_values) + (1 + exposure) * by_type
+    return value_loss(values, true_values) + (1 + exposure) * by_type
 
 
 @torch.no_grad()
-def _held_outputs(learner: Learner, held: Targets, drawn: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """(P, 1 + R, n_types) and (P, 1 + R), the targets' own items first."""
+def _held_outputs(learner: Learner, asked: _Asked, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """The evidence (P, 1 + R, n_types, 4) and the values (P,) of the targets' own items."""
     learner.heads.eval()
-    rows = torch.cat([held.rows.unsqueeze(1), drawn], dim=1)
-    parts = [
-        learner.heads.of_best_interest(interests, vectors[items])
-        for interests, items in zip(
-            torch.split(held.interests, _BATCH_TARGETS), torch.split(rows, _BATCH_TARGETS), strict=True
-        )
-    ]
-    logits, values = zip(*parts, strict=True)
-    return torch.cat(logits), torch.cat(values)
-
-
-def _held_loss(learner: Learner, held: Targets, drawn: Tensor, vectors: Tensor) -> float:
-    """After calibration, as it will be: what the learned logits say of their own certainty does not count."""
-    logits, values = _held_outputs(learner, held, drawn, vectors)
-    scales = _scales(logits, held.types)
-    calibrated = logits * scales[:, 0] + scales[:, 1]
-    return float(_loss(calibrated, values, held.types, held.values, drawn.shape[1]))
-
-
-def _scales(logits: Tensor, types: Tensor) -> Tensor:
-    """Scale and shift of each type, (n_types, 2)."""
-    found = torch.tensor([[1.0, 0.0]]).repeat(logits.shape[-1], 1)
-    happened = F.one_hot(types, logits.shape[-1]).bool()  # (P, n_types)
-    for index in torch.nonzero(happened.sum(0) >= _MIN_EVENTS).flatten().tolist():
-        true = np.zeros(logits.shape[:2], bool)
-        true[:, 0] = happened[:, index].numpy()
-        found[index] = torch.tensor(platt(logits[..., index].numpy().ravel(), true.ravel()))
-    return found
+    evidence, values = [], []
+    for start in range(0, len(asked.rows), _BATCH_TARGETS):
+        part = slice(start, start + _BATCH_TARGETS)
+        interests, items = asked.targets.interests[part], vectors[asked.rows[part]]
+        type_logits, value = learner.heads.of_best_interest(interests, items)
+        scores = torch.einsum("pkd,prd->prk", interests, items).amax(-1)  # (p, 1 + R)
+        evidence.append(evidence_of(type_logits, scores, asked.bonuses[part]))
+        values.append(value[:, 0])
+    return torch.cat(evidence), torch.cat(values)
 
 
 @torch.no_grad()
-def _calibrate(learner: Learner, held: Targets, drawn: Tensor, vectors: Tensor) -> None:
-    """Fold each type's scale and shift into the last layer."""
-    logits, _ = _held_outputs(learner, held, drawn, vectors)
-    scales = _scales(logits, held.types)
-    last = learner.heads.type_logits
-    last.weight.mul_(scales[:, :1])
-    last.bias.mul_(scales[:, 0]).add_(scales[:, 1])
+def _held_loss(learner: Learner, asked: _Asked, vectors: Tensor) -> float:
+    """After calibration, as it will be: what the learned logits say of their own certainty does not count."""
+    evidence, values = _held_outputs(learner, asked, vectors)
+    logits = (evidence * _calibration(evidence, asked.targets.types)).sum(-1)  # (P, 1 + R, n_types)
+    return float(_loss(logits, values, asked.targets.types, asked.targets.values, asked.rows.shape[1] - 1))
+
+
+def _calibration(evidence: Tensor, types: Tensor) -> Tensor:
+    """What each type's evidence (P, 1 + R, n_types, 4) weighs, (n_types, 4). Args: types: (P,), of the targets."""
+    n_types = evidence.shape[2]
+    found = torch.tensor(UNCALIBRATED).repeat(n_types, 1)
+    happened = F.one_hot(types, n_types).bool()  # (P, n_types)
+    for index in torch.nonzero(happened.sum(0) >= _MIN_EVENTS).flatten().tolist():
+        true = np.zeros(evidence.shape[:2], bool)
+        true[:, 0] = happened[:, index].numpy()
+        found[index] = torch.from_numpy(platt(evidence[:, :, index].reshape(-1, 4).numpy(), true.ravel())).float()
+    return found

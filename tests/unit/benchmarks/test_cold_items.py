@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from headwater_core.events import HistoryEvent
+from headwater_core.histories import fit_vocabulary
+from headwater_core.towers import TowerConfig
+from headwater_updater.learner import Learner
+from headwater_updater.learner_config import Budget, LearnerConfig
 
 
 def history(*items: str) -> list[HistoryEvent]:
@@ -64,20 +68,35 @@ def test_nearest_text_finds_its_like(join: str, centred: bool) -> None:
     assert scores[0, 3] == 0.0
 
 
-def test_bonuses_are_inherited_from_the_nearest_texts() -> None:
-    """A cold item gets its like's bonus, not that of others; learned items keep theirs."""
-    features = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.01]])
-    bonuses = np.array([[2.0, 5.0, 0.0]])
-    found = cold_items.inherited(bonuses, features, np.array([False, False, True]))
-    assert found[0, :2].tolist() == [2.0, 5.0]
-    assert found[0, 2] == pytest.approx(2.0)
+@pytest.fixture(scope="module")
+def learner() -> Learner:
+    """Users walk along a ring of items."""
+    histories = [history(*(f"i{(start + step) % 20}" for step in range(8))) for start in range(20)]
+    tower = fit_vocabulary(TowerConfig(dimension=8, n_heads=1, n_layers=1, text_dimension=2), histories)
+    learner = Learner.create(LearnerConfig(tower, {"click": 1.0}), seed=0)
+    features = np.stack([[np.cos(k * np.pi / 10), np.sin(k * np.pi / 10)] for k in range(20)])
+    learner.add_items([f"i{k}" for k in range(20)] + ["cold"], np.concatenate([features, features[:1]]))
+    learner.fit(histories, Budget(epochs=1))
+    return learner
 
 
-def test_served_slates_give_fitting_cold_items_their_places() -> None:
-    """The tenth place is a cold item's, though its score is the lowest."""
-    scores = np.append(np.arange(60, 0, -1.0), -5.0)[None]
-    cosines = np.append(np.zeros(60), 0.9)[None]
-    is_cold = np.append(np.zeros(60, bool), True)
-    order = cold_items.served(scores, cosines, is_cold, 0.05)[0].argsort()[::-1].tolist()
-    assert order[9] == 60
-    assert order[:9] == list(range(9))
+def test_slates_are_the_servers(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cold item has a place of those kept for new items; what was seen has none."""
+    monkeypatch.setattr(cold_items, "_FITTING_SHARE", 1.0)
+    monkeypatch.setattr(cold_items, "_SLATE", 3)
+    ids = learner.item_ids
+    is_cold = np.array([item_id == "cold" for item_id in ids])
+    seen = np.zeros((1, len(ids)), bool)
+    seen[0, :3] = True
+    server = cold_items.Server(learner, ids, is_cold)
+    ranks = -server.scores([history("i0", "i1", "i2")], seen, (3, 3))[0]
+    assert sorted(ranks[np.isfinite(ranks)].tolist()) == [0.0, 1.0, 2.0]
+    assert np.isinf(ranks[:3]).all()
+    assert ranks[20] == 2.0
+
+
+def test_what_comes_next_of_the_learned_items_is_asked_for_apart() -> None:
+    """The first block from that of the cold item on that holds a new one."""
+    events = {"u": history("a", "b", "x", "a", "c", "d")}
+    (case,) = cold_items.divide(events, {"x"}, lambda _: True).cases
+    assert case.learned_targets == ("c",)

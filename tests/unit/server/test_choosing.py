@@ -184,11 +184,11 @@ def test_enough_personal_candidates_need_no_popular_ones() -> None:
 
 
 def test_a_new_item_gets_the_last_place_of_each_window() -> None:
-    """The best one not yet shown; the answer stays sorted by score."""
+    """Of the first places, then of those below; the best one not yet shown; the answer stays sorted by score."""
     slate = candidates(TOWER, *((f"i{number}", 10.0 - number) for number in range(9)))
-    fresh = candidates(FRESH, ("new-1", 1.0), ("i0", 0.9), ("new-2", 0.5))
-    placed = place_fresh(slate, fresh, 4)
-    assert ids(placed) == ["i0", "i1", "i2", "new-1", "i4", "i5", "i6", "new-2", "i8"]
+    fresh = candidates(FRESH, ("new-1", 1.0), ("i0", 0.9), ("new-2", 0.5), ("new-3", 0.1))
+    placed = place_fresh(slate, fresh, 4, 2)
+    assert ids(placed) == ["i0", "i1", "i2", "new-1", "i4", "new-2", "i6", "new-3", "i8"]
     assert [candidate.score for candidate in placed] == [candidate.score for candidate in slate]
     assert slate[3].item_id == "i3"
 
@@ -196,9 +196,10 @@ def test_a_new_item_gets_the_last_place_of_each_window() -> None:
 def test_no_place_is_given_where_a_new_item_stands_already() -> None:
     """Or where the slate is short, or nothing new fits."""
     slate = [*candidates(TOWER, ("a", 3.0)), *candidates(FRESH, ("new", 2.0)), *candidates(TOWER, ("b", 1.0))]
-    assert place_fresh(slate, candidates(FRESH, ("other", 5.0)), 3) == slate
-    assert place_fresh(slate[:2], candidates(FRESH, ("other", 5.0)), 3) == slate[:2]
-    assert place_fresh(slate, [], 2) == slate
+    assert place_fresh(slate, candidates(FRESH, ("other", 5.0)), 3, 2) == slate
+    assert place_fresh(slate[:2], candidates(FRESH, ("other", 5.0)), 3, 2) == slate[:2]
+    assert place_fresh(slate, [], 2, 2) == slate
+    assert ids(place_fresh([*slate, *slate[:1]], candidates(FRESH, ("other", 5.0)), 2, 2)) == ["a", "new", "b", "other"]
 
 
 def test_diversity_prefers_what_is_unlike_the_chosen() -> None:

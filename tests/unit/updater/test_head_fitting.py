@@ -60,20 +60,36 @@ def value_error(learner: Learner, histories: list[list[HistoryEvent]]) -> float:
     return float((values[:, 0] - truth).square().mean())
 
 
+def evidence(logits: np.ndarray, bonuses: np.ndarray) -> np.ndarray:
+    return np.stack([logits, np.zeros_like(logits), bonuses, np.ones_like(logits)], axis=1)
+
+
 def test_platt_finds_scale_and_shift() -> None:
     """Logits that are twice too sure and shifted are put right."""
     rng = np.random.default_rng(0)
     true = rng.normal(-1, 1.5, 50_000)
     happened = rng.uniform(0, 1, len(true)) < 1 / (1 + np.exp(-true))
-    scale, shift = platt(2 * true + 1, happened)
+    scale, _, bonus, shift = platt(evidence(2 * true + 1, np.zeros_like(true)), happened)
     assert scale == pytest.approx(0.5, abs=0.03)
+    assert bonus == pytest.approx(0.0)
     assert shift == pytest.approx(-0.5, abs=0.05)
+
+
+def test_platt_hears_what_the_logits_do_not_know() -> None:
+    """What co-visits say of an event counts as much as it is worth."""
+    rng = np.random.default_rng(0)
+    known, unknown = rng.normal(-1, 1, (2, 50_000))
+    happened = rng.uniform(0, 1, len(known)) < 1 / (1 + np.exp(-known - 0.7 * unknown))
+    scale, _, bonus, _ = platt(evidence(known, unknown), happened)
+    assert scale == pytest.approx(1.0, abs=0.05)
+    assert bonus == pytest.approx(0.7, abs=0.05)
 
 
 def test_little_evidence_changes_little() -> None:
     """One event on one pair leaves the logits nearly as they were."""
-    scale, shift = platt(np.array([0.0]), np.array([True]))
+    scale, _, bonus, shift = platt(evidence(np.array([0.0]), np.array([0.0])), np.array([True]))
     assert scale == pytest.approx(1.0)
+    assert bonus == pytest.approx(0.0)
     assert shift == pytest.approx(0.4, abs=0.2)
 
 
@@ -103,7 +119,10 @@ def test_probabilities_add_up_to_what_happens(learner: Learner) -> None:
         histories = torch.stack([vectors[torch.from_numpy(s.item_rows)] for s in sequences])
         interests = learner.user_tower(collate(sequences, learner.config.tower), histories)
         logits, _ = learner.heads.of_best_interest(interests, vectors[rows])
-    assert float(logits[..., 1].sigmoid().mean()) == pytest.approx(0.01, abs=0.003)
+        scores = (interests @ vectors[rows].transpose(1, 2)).squeeze(1)
+        bonuses = [learner.bonuses(s, learner.blend).of(r) for s, r in zip(sequences, rows.numpy(), strict=True)]
+        said = learner.heads.probabilities(logits, scores, torch.from_numpy(np.stack(bonuses)))
+    assert float(said[..., 1].mean()) == pytest.approx(0.01, abs=0.003)
 
 
 def test_without_held_out_targets_nothing_is_done(learner: Learner) -> None:
