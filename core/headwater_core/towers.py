@@ -56,7 +56,7 @@ class TowerConfig:
     """How many vectors describe one user."""
     history_length: int = 100
     """How many of a user's latest events are read, in training and in serving."""
-    dropout: float = 0.2
+    dropout: float = 0.3
     id_dropout: float = 0.15
     """How often training hides an item's id, so that its features alone must place it."""
     text_dimension: int = 384

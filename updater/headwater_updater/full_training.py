@@ -18,7 +18,7 @@ from headwater_updater.blending import choose_blend
 from headwater_updater.co_visitation import co_visitation_vectors
 from headwater_updater.examples import Window, batches, block_starts, windows
 from headwater_updater.head_fitting import fit_heads
-from headwater_updater.learner_config import Budget
+from headwater_updater.learner_config import Budget, LearnerConfig, falling
 from headwater_updater.ranking import Request, hr_at, ndcg_at
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ _ID_INIT_STD = 0.02
 _HELD_OUT_BATCH = 64
 _MAX_BLOCK_TARGETS = 5
 """Of a basket of dozens, so many are validated on: validation is to cost a tenth of training."""
+_ANNEALING_SHARE = 0.6
+"""How long the learning rate falls once validation gets no better, relative to the time till then."""
 _HEADS_SHARE = 0.03
 """Of the time, what the heads' last lesson may take."""
 
@@ -75,6 +77,8 @@ def fit(
 ) -> FitResult:
     """Train everything on whole histories; keep the weights with the best validation NDCG@10.
 
+    Once validation gets no better, training goes back to the best weights, lets the learning rate fall and ends.
+
     Validation is on the last timestamp block of up to `max_validation_users` users, which training does not see. It
     chooses the weights and then how co-visits join them, and calibrates the heads. After that its targets are learned
     too, by incremental steps, so that all of the log has been learned.
@@ -105,22 +109,26 @@ def fit(
     weights: dict[str, Tensor] = {}
     validation: float | None = None
     loss, epoch, stale, share, validation_s = math.nan, 0, 0, 0.0, 0.0
-    while share < 1.0 and stale < learner.config.patience:
+    schedule = Schedule(learner.config)
+    while share < schedule.end:
+        if stale >= learner.config.patience and not schedule.is_annealing:
+            learner.restore(weights)
+            schedule.anneal(share)
         groups = list(batches(_varied_windows(learner, training), learner.config.batch_tokens, learner.rng))
         for index, group in enumerate(groups):
             share = budget.share(time.monotonic() - started, epoch + index / len(groups))
-            if share >= 1.0:
+            if share >= schedule.end:
                 break
-            rate = learner.config.scheduled_rate(share)
+            rate = schedule.rate(share)
             batch_loss = learner.learn_batch(group, rate, rate, None)
             loss = batch_loss if math.isnan(loss) else 0.95 * loss + 0.05 * batch_loss
             if on_progress:
                 on_progress(Progress(share, epoch + 1, loss, validation))
         epoch += 1
         elapsed_s = time.monotonic() - started
-        share = budget.share(elapsed_s, epoch) if groups else 1.0
+        share = budget.share(elapsed_s, epoch) if groups else 1.0  # nothing to learn: no budget is needed
         # By the clock, validation may cost a tenth of the time; by epochs it must not depend on the clock.
-        if share >= 1.0 or budget.seconds is None or validation_s <= 0.1 * elapsed_s:
+        if share >= schedule.end or budget.seconds is None or validation_s <= 0.1 * elapsed_s:
             found = learner.ranks(requests, np.flatnonzero(learner.counts))
             validation = ndcg_at(found, counts_as)
             validation_s += time.monotonic() - started - elapsed_s
@@ -145,6 +153,38 @@ def fit(
             learner.learn_latest([(each.sequence, each.start) for each in part], [], 1)
     _explain_by_features(learner)
     return best
+
+
+class Schedule:
+    """The learning rate by the share of the budget that is used: a cosine to its end, or to an earlier one.
+
+    A budget may be far longer than what the data can teach. When validation gets no better, the rate is still high and
+    the weights are not settled: it falls from there on, which is worth more than stopping at once.
+    """
+
+    def __init__(self, config: LearnerConfig) -> None:
+        self._config = config
+        self._start: float | None = None
+        self._start_rate = 0.0
+        self.end = 1.0
+        """The share of the budget at which training ends."""
+
+    @property
+    def is_annealing(self) -> bool:
+        """Whether an earlier end is set."""
+        return self._start is not None
+
+    def anneal(self, share: float) -> None:
+        """Let the rate fall from now on."""
+        self._start_rate = self.rate(share)
+        self._start = share
+        self.end = min(1.0, (1.0 + _ANNEALING_SHARE) * share)
+
+    def rate(self, share: float) -> float:
+        """The learning rate once `share` (0 to 1) of the budget is used."""
+        if self._start is None:
+            return self._config.scheduled_rate(share)
+        return self._start_rate * falling((share - self._start) / max(self.end - self._start, 1e-9))
 
 
 def _hold_out(learner: Learner, sequences: Sequence[TokenSequence]) -> dict[int, HeldOut]:

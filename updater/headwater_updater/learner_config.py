@@ -30,8 +30,8 @@ class LearnerConfig:
     """Padded events in a batch."""
     warm_up: float = 0.05
     """Share of the budget over which the learning rate rises; a cosine then takes it to a hundredth."""
-    patience: int = 8
-    """Full training stops after so many validations without a better one."""
+    patience: int = 4
+    """After so many validations without a better one full training lets the learning rate fall, and ends."""
     max_validation_users: int = 2000
     full_softmax_limit: int = 20_000
     """Up to so many candidates the softmax is full, beyond it is sampled."""
@@ -68,8 +68,12 @@ class LearnerConfig:
         """The learning rate of full training once `share` (0 to 1) of the budget is used."""
         if share < self.warm_up:
             return self.learning_rate * max(share / self.warm_up, 0.02)
-        progress = (share - self.warm_up) / max(1.0 - self.warm_up, 1e-9)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * progress)))
+        return self.learning_rate * falling((share - self.warm_up) / max(1.0 - self.warm_up, 1e-9))
+
+
+def falling(progress: float) -> float:
+    """A cosine from 1 to a hundredth. Args: progress: 0 to 1."""
+    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def target_weights(event_types: Mapping[str, EventType]) -> dict[str, float]:

@@ -414,3 +414,17 @@ def test_a_removed_item_does_not_count_as_popular() -> None:
     before = learner.score([Example(newcomer, 1)])[0].rank
     learner.remove_items([first])
     assert learner.score([Example(newcomer, 1)])[0].rank == before - 1
+
+
+def test_training_that_gets_no_better_settles_and_ends_early() -> None:
+    """Most of a budget far too long is left unused; where patience is longer than the budget, all of it is used."""
+    training = planted(40, shuffled=True)
+    seen: list[Progress] = []
+    learner_for(training, patience=2).fit(training, Budget(epochs=60), seen.append)
+    used = seen[-1].elapsed_fraction
+    assert used < 0.5
+    best = max(range(len(seen)), key=lambda index: seen[index].validation_ndcg_at_10 or 0.0)
+    assert seen[-1].elapsed_fraction > seen[best].elapsed_fraction
+    seen.clear()
+    learner_for(training, patience=9).fit(training, Budget(epochs=6), seen.append)
+    assert seen[-1].elapsed_fraction == 1.0
