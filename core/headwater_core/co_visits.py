@@ -20,14 +20,13 @@ SUCCESSORS = 128
 """How many successors of one item are kept, at most."""
 HISTORY_EVENTS = 50
 """How many of a user's latest events on items speak for their successors."""
-REPEAT_DECAY = 0.99
-"""How much less each earlier event speaks for its own item than the one after it."""
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "strength": (0.0, 100.0),
     "repeat_strength": (0.0, 100.0),
     "sharpness": (1.0, 1e6),
     "decay": (0.01, 1.0),
+    "repeat_decay": (0.01, 1.0),
 }
 
 Indices = npt.NDArray[np.int64]
@@ -46,6 +45,8 @@ class Blend:
     """A bonus grows as log(1 + sharpness * the item's share of the votes)."""
     decay: float = 0.8
     """How much less each earlier event of the history counts than the one after it."""
+    repeat_decay: float = 1.0
+    """The same where it speaks for its own item."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -113,7 +114,7 @@ def bonuses(latest: Sequence[Successors], visited: Indices, blend: Blend) -> Bon
     """The bonuses that a history's items give.
 
     Each event votes for its successors with their weights, an event k places before the last with decay^k of them;
-    and, apart, for its own item with REPEAT_DECAY^k.
+    and, apart, for its own item with repeat_decay^k.
 
     Args:
         latest: the successors of the history's last HISTORY_EVENTS events on items, the last event first.
@@ -127,7 +128,7 @@ def bonuses(latest: Sequence[Successors], visited: Indices, blend: Blend) -> Bon
         named = np.concatenate([part.items for part in latest])
         parts.append(_rewarded(named, votes, blend.strength, blend.sharpness))
     if blend.repeat_strength and len(visited):
-        votes = REPEAT_DECAY ** np.arange(len(visited), dtype=np.float64)
+        votes = blend.repeat_decay ** np.arange(len(visited), dtype=np.float64)
         parts.append(_rewarded(visited, votes, blend.repeat_strength, blend.sharpness))
     if len(parts) < 2:
         return parts[0] if parts else NO_BONUSES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 _STRENGTHS = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
 _DECAYS = (0.8, 0.95)
 _REPEAT_STRENGTHS = (0.0, 0.8, 1.6, 2.4, 4.0)
+_REPEAT_DECAYS = (1.0, 0.97)
 _MAX_SCORES = 60_000_000
 """Scores that are looked at, at most: of a large catalogue fewer users decide."""
 _MIN_REQUESTS = 200
@@ -38,11 +38,10 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
     if len(requests) > limit:
         requests = [requests[index] for index in np.linspace(0, len(requests) - 1, limit).astype(int)]
     repeats = (0.0,) if learner.config.exclude_seen else _REPEAT_STRENGTHS
-    grid = [Blend()]
-    grid += [
-        Blend(strength=strength, decay=decay, repeat_strength=repeat)
-        for strength, decay, repeat in itertools.product(_STRENGTHS, _DECAYS, repeats)
-        if (strength or repeat) and (strength or decay == _DECAYS[0])
+    grid = [
+        Blend(strength=strength, decay=decay, repeat_strength=repeat, repeat_decay=repeat_decay)
+        for strength, decay in _pairs(_STRENGTHS, _DECAYS)
+        for repeat, repeat_decay in _pairs(repeats, _REPEAT_DECAYS)
     ]
     vectors = learner.vectors(torch.from_numpy(candidates))
     found: list[list[np.ndarray]] = [[] for _ in grid]
@@ -55,12 +54,19 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
             if blend.strength:
                 total = total + blend.strength * units[Blend(strength=1.0, decay=blend.decay)]
             if blend.repeat_strength:
-                total = total + blend.repeat_strength * units[Blend(repeat_strength=1.0)]
+                total = (
+                    total + blend.repeat_strength * units[Blend(repeat_strength=1.0, repeat_decay=blend.repeat_decay)]
+                )
             found[index].append(rank_targets(total, targets))
     if not requests:
         return Blend()
     weights = np.array([request.weight for request in requests])
     return grid[int(np.argmax([ndcg_at(np.concatenate(ranks), weights) for ranks in found]))]
+
+
+def _pairs(strengths: Sequence[float], decays: Sequence[float]) -> list[tuple[float, float]]:
+    """All combinations; without strength a decay means nothing."""
+    return [(strength, decay) for strength in strengths for decay in (decays if strength else decays[:1])]
 
 
 def _unit_bonuses(
@@ -69,5 +75,5 @@ def _unit_bonuses(
     """For each blend of strength 1, what every request's candidates get; (c, N) each."""
     blends = [Blend(strength=1.0, decay=decay) for decay in _DECAYS]
     if any(repeats):
-        blends.append(Blend(repeat_strength=1.0))
+        blends += [Blend(repeat_strength=1.0, repeat_decay=decay) for decay in _REPEAT_DECAYS]
     return {blend: learner.dense_bonuses(requests, candidates, blend) for blend in blends}

@@ -17,7 +17,6 @@ from headwater_core.co_visit_files import CoVisits, SuccessorList, SuccessorList
 from headwater_core.co_visits import (
     HISTORY_EVENTS,
     NO_BONUSES,
-    REPEAT_DECAY,
     Blend,
     Bonuses,
     Successors,
@@ -146,9 +145,9 @@ def test_base_and_deltas_say_what_the_newest_lists_say(
 def test_visited_items_get_their_bonus_without_any_successor() -> None:
     """Items that have no living row take no share of it."""
     rows = table(["a", "b", "gone"], "gone")
-    found = CoVisits.none(rows).bonuses(["b", "gone", "b", "unknown", "a"], Blend(repeat_strength=2.0, sharpness=10.0))
-    total = 1.0 + REPEAT_DECAY + REPEAT_DECAY**2
-    votes = {"a": REPEAT_DECAY**2, "b": 1.0 + REPEAT_DECAY}
+    blend = Blend(repeat_strength=2.0, sharpness=10.0, repeat_decay=0.9)
+    found = CoVisits.none(rows).bonuses(["b", "gone", "b", "unknown", "a"], blend)
+    votes, total = {"a": 0.81, "b": 1.0 + 0.9}, 1.0 + 0.9 + 0.81
     assert by_item(found, rows) == pytest.approx({i: 2.0 * np.log1p(10.0 * v / total) for i, v in votes.items()})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headwater_core.co_visits import NO_BONUSES, REPEAT_DECAY, Blend, Bonuses, Successors, bonuses
+from headwater_core.co_visits import NO_BONUSES, Blend, Bonuses, Successors, bonuses
 from headwater_core.errors import InvalidFieldError
 
 NOWHERE = np.empty(0, np.int64)
@@ -30,14 +30,11 @@ def test_bonuses_grow_with_the_share_of_the_votes() -> None:
 
 
 def test_what_was_visited_gets_a_bonus_of_its_own() -> None:
-    """By its own share of the visits, later ones a little more; it is added to what the successors give."""
-    blend = Blend(strength=2.0, repeat_strength=3.0, sharpness=10.0, decay=0.5)
+    """By its own share of the visits, later ones more where they decay; it is added to what the successors give."""
+    blend = Blend(strength=2.0, repeat_strength=3.0, sharpness=10.0, decay=0.5, repeat_decay=0.9)
     latest, visited = [successors((7, 1.0), (3, 1.0))], np.array([3, 9, 3])
-    total = 1.0 + REPEAT_DECAY + REPEAT_DECAY**2
-    repeated = {
-        3: 3.0 * math.log1p(10.0 * (1.0 + REPEAT_DECAY**2) / total),
-        9: 3.0 * math.log1p(10 * REPEAT_DECAY / total),
-    }
+    total = 1.0 + 0.9 + 0.81
+    repeated = {3: 3.0 * math.log1p(10.0 * (1.0 + 0.81) / total), 9: 3.0 * math.log1p(10 * 0.9 / total)}
     followed = dict.fromkeys((3, 7), 2.0 * math.log1p(5.0))
     alone = bonuses(latest, visited, replace(blend, strength=0.0))
     assert alone.items.tolist() == [3, 9]
