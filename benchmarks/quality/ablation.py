@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from fitting import Data, markdown, parse, read, train
+from torch import Tensor, nn
 
 from headwater_core.co_visits import Blend
 from headwater_core.events import HistoryEvent
-from headwater_core.towers import TowerConfig
+from headwater_core.towers import EncoderBlock, TowerConfig
 from headwater_updater.evaluation.learner_scorer import LearnerScorer
 from headwater_updater.evaluation.metrics import user_metrics
 from headwater_updater.evaluation.ranked_lists import Scorer, ranked_lists
@@ -41,14 +43,32 @@ ROWS: dict[str, dict[str, Any]] = {
     "dimension 128": {"dimension": 128},
     "history 200": {"history_length": 200},
     "history 50": {"history_length": 50},
-    "dropout 0.1": {"dropout": 0.1},
-    "dropout 0.3": {"dropout": 0.3},
+    "dropout 0.2": {"dropout": 0.2},
+    "dropout 0.4": {"dropout": 0.4},
     "learning rate 2e-3": {"learning_rate": 2e-3},
     "learning rate 8e-3": {"learning_rate": 8e-3},
     "batches of 4,096 tokens": {"batch_tokens": 4096},
+    "LiGR gates": {"gates": True},
     "next item only": {"value_loss_weight": 0.0, "type_loss_weight": 0.0},
 }
+"""By name, what differs: fields of the towers' and the learner's configurations, and `gates`."""
 _TOWER_FIELDS = {field.name for field in fields(TowerConfig)}
+
+
+class GatedBlock(EncoderBlock):
+    """An encoder block whose branches are gated by what goes into the layer (LiGR, Borisyuk et al. 2024)."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__(config)
+        self.attention_gate = nn.Linear(config.dimension, config.dimension)
+        self.feed_forward_gate = nn.Linear(config.dimension, config.dimension)
+
+    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """(B, T, d) → (B, T, d)."""
+        x = x + self.dropout(self.attended(x, cosine, sine) * self.attention_gate(x).sigmoid())
+        mixed: Tensor = self.feed_forward(self.feed_forward_norm(x)) * self.feed_forward_gate(x).sigmoid()
+        joined: Tensor = x + self.dropout(mixed)
+        return joined
 
 
 def main() -> int:
@@ -79,7 +99,28 @@ def main() -> int:
         for name in dict.fromkeys(row["row"] for row in done)
     }
     sys.stdout.write(markdown(("", *columns), [(name, *row[:-1], f"{row[-1]:.0f}") for name, row in means.items()]))
+    if arguments.plot:
+        _draw(arguments.plot, done)
     return 0
+
+
+def _draw(path: Path, done: Sequence[dict[str, Any]]) -> None:
+    """A dot for each seed of a row, a line for their mean."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(row["row"] for row in done))
+    values = {name: [row["ndcg_at_10"] for row in done if row["row"] == name] for name in names}
+    figure, axis = pyplot.subplots(figsize=(6.4, 0.6 + 0.28 * len(names)), layout="constrained")
+    axis.scatter([v for n in names for v in values[n]], [n for n in names for _ in values[n]], s=14, color="#99aacc")
+    axis.scatter([float(np.mean(values[name])) for name in names], names, marker="|", s=120, color="#225588")
+    axis.invert_yaxis()
+    axis.grid(axis="y", color="#eeeeee")
+    axis.set(xlabel="NDCG@10 as served")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
 
 
 def _done(path: Path) -> list[dict[str, Any]]:
@@ -88,11 +129,13 @@ def _done(path: Path) -> list[dict[str, Any]]:
 
 def _measured(change: dict[str, Any], data: Data, split: Split, arguments: Namespace) -> dict[str, float]:
     tower = {name: value for name, value in change.items() if name in _TOWER_FIELDS}
-    learning = {name: value for name, value in change.items() if name not in _TOWER_FIELDS}
+    learning = {name: value for name, value in change.items() if name not in {*_TOWER_FIELDS, "gates"}}
     if tower.get("text_dimension") == 1:
         data = Data(data.histories, data.events, {}, tower.pop("text_dimension"))
     started_s = time.process_time()
-    learner = train(data, split.training, arguments, tower, {"max_validation_users": len(split.training), **learning})
+    learning = {"max_validation_users": len(split.training), **learning}
+    with patch("headwater_core.towers.EncoderBlock", GatedBlock if change.get("gates") else EncoderBlock):
+        learner = train(data, split.training, arguments, tower, learning)
     found = {"cpu_s": round(time.process_time() - started_s, 1)}
     served = LearnerScorer(learner, split.candidates)
     scorers: dict[str, Scorer] = {"": served, "towers_": _Part(served, is_towers=True), "co_visits_": _Part(served)}

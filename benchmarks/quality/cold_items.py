@@ -187,7 +187,9 @@ class Server:
         shard = Shard.build(learned, self._vectors(learned), IndexKind.FLAT)
         delta = Delta.empty(learner.config.tower.dimension)
         table = VectorTable([shard], delta)
-        self._space = ItemSpace(table, Retriever([shard], delta, table)).with_fresh(cold, self._vectors(cold))
+        space = ItemSpace(table, Retriever([shard], delta, table), met=np.arange(len(learned)))
+        vectors = self._vectors(cold)
+        self._space = space.with_fresh(cold, vectors, space.heritage(vectors))
         self._row_of = np.array([self._space.row(item_id) for item_id in learner.item_ids])
 
     def scores(
@@ -216,13 +218,13 @@ class Server:
         gained = learner.bonuses(sequence, learner.blend)
         rows = self._row_of[gained.items - 1]
         order = np.argsort(rows)
-        bonuses = Bonuses(rows[order], gained.values[order])
+        bonuses = self._space.inherited(Bonuses(rows[order], gained.values[order]))
 
         def passes(item_id: str) -> bool:
             return not seen[self._place[item_id]]
 
         slate = [Candidate(*each) for each in self._space.retrieve(interests, _SLATE, passes, bonuses=bonuses)]
-        fitting = self._space.fitting_new(interests, _FITTING_SHARE, passes, bonuses)
+        fitting = self._space.fitting_new(interests, _SLATE, _FITTING_SHARE, passes, bonuses)
         placed = place_fresh(slate, [Candidate(*each) for each in fitting], *room)
         return [candidate.item_id for candidate in placed]
 

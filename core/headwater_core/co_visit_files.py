@@ -173,9 +173,10 @@ class CoVisits:
         base = SuccessorLists.empty()
         return cls(base, SuccessorLists.empty(base), table)
 
-    def unmet(self, item_ids: Iterable[str]) -> list[str]:
-        """Those of the items that nobody was seen to meet beside another; none where nothing was counted at all."""
-        return [item_id for item_id in item_ids if item_id not in self.delta.numbers] if self.delta.numbers else []
+    @property
+    def met(self) -> npt.NDArray[np.int64]:
+        """The living rows of the items that were met beside another, (n,)."""
+        return self._row_of[self._row_of >= 0]
 
     def bonuses(self, item_ids: Sequence[str], blend: Blend) -> Bonuses:
         """The bonuses that a history's items give to the table's living rows.

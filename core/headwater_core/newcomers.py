@@ -6,7 +6,7 @@ learned items, a weighted mean, until it has its own. The functions serve and ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,79 +17,77 @@ from headwater_core.co_visits import Bonuses, Indices, Weights
 NEIGHBOURS = 10
 """From how many learned items one inherits."""
 _SHARPNESS = 4
-"""A neighbour counts by its cosine to this power."""
-_CHUNK = 65_536
-"""Learned items whose cosines are held at a time."""
+"""A neighbour counts by its cosine to this power; one that points away does not."""
+_CHUNK, _NEWCOMERS_CHUNK = 65_536, 64
+"""Learned items, and new ones, whose cosines are held at a time (16 MB)."""
 
 Vectors = npt.NDArray[np.float32]
 
 
-class Inheritance(NamedTuple):
-    """Who inherits from whom."""
+class Heritage(NamedTuple):
+    """From which learned items each of m new ones inherits, and how much."""
 
-    newcomers: Indices
-    """(m,), different."""
     neighbours: Indices
-    """(m, k), learned items."""
+    """(m, NEIGHBOURS)."""
     shares: Weights
-    """(m, k), at least 0; each newcomer's sum to 1, or are all 0 where nothing is like it."""
+    """(m, NEIGHBOURS), at least 0; they sum to 1, or are all 0 where there is nothing to inherit."""
 
-    def __len__(self) -> int:
-        """How many inherit."""
-        return len(self.newcomers)
+    @classmethod
+    def none(cls, m: int) -> Heritage:
+        """Of m items that inherit nothing."""
+        return cls(np.zeros((m, NEIGHBOURS), np.int64), np.zeros((m, NEIGHBOURS), np.float32))
 
-    def joined(self, other: Inheritance) -> Inheritance:
-        """Both; they are about different newcomers and inherit from the same learned items."""
-        if not len(self) or not len(other):
-            return self if len(self) else other
-        return Inheritance(
-            np.concatenate([self.newcomers, other.newcomers]),
-            np.concatenate([self.neighbours, other.neighbours]),
-            np.concatenate([self.shares, other.shares]),
-        )
+    def at(self, places: Sequence[int]) -> Heritage:
+        """Of those of the m."""
+        return Heritage(self.neighbours[places], self.shares[places])
 
-    def of(self, bonuses: Bonuses) -> Bonuses:
-        """The bonuses, and those that newcomers inherit of them; what a newcomer has of its own makes way."""
-        if not len(self) or not len(bonuses.items):
+    def joined(self, other: Heritage) -> Heritage:
+        """These, then the others."""
+        neighbours = np.concatenate([self.neighbours, other.neighbours])
+        return Heritage(neighbours, np.concatenate([self.shares, other.shares]))
+
+    def of(self, bonuses: Bonuses, newcomers: Indices) -> Bonuses:
+        """The bonuses, and those that newcomers (m,) inherit of them where that is more than what they have."""
+        if not len(newcomers) or not len(bonuses.items):
             return bonuses
         inherited = (bonuses.of(self.neighbours.ravel()).reshape(self.shares.shape) * self.shares).sum(1)  # (m,)
-        own = ~np.isin(bonuses.items, self.newcomers)
-        gains = inherited > 0
-        items = np.concatenate([bonuses.items[own], self.newcomers[gains]])
-        values = np.concatenate([bonuses.values[own], inherited[gains].astype(np.float32)])
+        gains = inherited > bonuses.of(newcomers)
+        own = ~np.isin(bonuses.items, newcomers[gains])
+        items = np.concatenate([bonuses.items[own], newcomers[gains]])
+        values = np.concatenate([bonuses.values[own], inherited[gains]]).astype(np.float32)
         order = np.argsort(items)
         return Bonuses(items[order], values[order])
 
 
-NOBODY = Inheritance(np.empty(0, np.int64), np.empty((0, 0), np.int64), np.empty((0, 0), np.float32))
-
-
-def inherit(
-    newcomers: Indices, vectors: Vectors, learned: Indices, vectors_of: Callable[[Indices], Vectors]
-) -> Inheritance:
-    """Each newcomer's nearest learned items by cosine, and what each of them leaves it.
+def inherit(vectors: Vectors, learned: Indices, vectors_of: Callable[[Indices], Vectors]) -> Heritage:
+    """Each new item's nearest learned items by cosine, and what each of them leaves it.
 
     Args:
-        newcomers: (m,) which items inherit.
-        vectors: (m, d), theirs.
+        vectors: (m, d), of the new items.
         learned: (n,) which items can be inherited from.
         vectors_of: (c,) of the learned → (c, d), theirs.
     """
-    k = min(NEIGHBOURS, len(learned))
-    if not len(newcomers) or not k:
-        return NOBODY
+    heritage = Heritage.none(len(vectors))
     unit = unit_vectors(vectors)
-    nearest, cosines = np.empty((len(newcomers), 0), np.int64), np.empty((len(newcomers), 0), np.float32)
-    for start in range(0, len(learned), _CHUNK):
-        part = learned[start : start + _CHUNK]
-        cosines = np.concatenate([cosines, unit @ unit_vectors(vectors_of(part)).T], axis=1)
-        nearest = np.concatenate([nearest, np.broadcast_to(part, (len(newcomers), len(part)))], axis=1)
-        if cosines.shape[1] > k:
-            kept = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-            cosines, nearest = np.take_along_axis(cosines, kept, 1), np.take_along_axis(nearest, kept, 1)
-    weights = np.maximum(cosines, 0.0) ** _SHARPNESS
-    shares = weights / np.maximum(weights.sum(1, keepdims=True), 1e-12)
-    return Inheritance(newcomers, nearest, shares.astype(np.float32))
+    cosines = np.zeros_like(heritage.shares)
+    for start in range(0, len(learned) if len(vectors) else 0, _CHUNK):
+        rows = learned[start : start + _CHUNK]
+        theirs = unit_vectors(vectors_of(rows)).T  # (d, c)
+        for first in range(0, len(vectors), _NEWCOMERS_CHUNK):
+            part = slice(first, first + _NEWCOMERS_CHUNK)
+            _keep_nearest(heritage.neighbours[part], cosines[part], unit[part] @ theirs, rows)
+    weights = cosines**_SHARPNESS
+    return heritage._replace(shares=weights / np.maximum(weights.sum(1, keepdims=True), 1e-12))
+
+
+def _keep_nearest(neighbours: Indices, best: Vectors, found: Vectors, rows: Indices) -> None:
+    """Put into neighbours and their cosines, `best`, (p, k) each, what is nearer of rows (c,): their cosines are found."""
+    k = best.shape[1]
+    nearest = np.argpartition(-found, min(k, found.shape[1]) - 1, axis=1)[:, :k]  # (p, k) at most
+    cosines = np.concatenate([best, np.take_along_axis(found, nearest, 1)], axis=1)
+    items = np.concatenate([neighbours, rows[nearest]], axis=1)
+    kept = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    best[:], neighbours[:] = np.take_along_axis(cosines, kept, 1), np.take_along_axis(items, kept, 1)
 
 
 def unit_vectors(vectors: Vectors) -> Vectors:

@@ -213,6 +213,12 @@ class VectorTable:
         return len(self._ids)
 
     @property
+    def added_rows(self) -> Rows:
+        """The delta's rows of items that the base does not have, in the delta's order."""
+        base = {self._ids[row] for row in np.flatnonzero(~self.alive[: self.base_rows]).tolist()}
+        return np.array([row for row in range(self.base_rows, self.rows) if self._ids[row] not in base], np.int64)
+
+    @property
     def item_count(self) -> int:
         """How many items have a living row."""
         return len(self._row_of)

@@ -254,16 +254,20 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """(B, T, d) → (B, T, d); position t sees positions up to t."""
+        x = x + self.dropout(self.attended(x, cosine, sine))
+        mixed: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return mixed
+
+    def attended(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """What attention adds, (B, T, d) → (B, T, d)."""
         b, t, d = x.shape
         packed = self.query_key_value(self.attention_norm(x)).view(b, t, 3, self.n_heads, d // self.n_heads)
         packed = packed.permute(2, 0, 3, 1, 4)  # (3, B, H, T, hd)
         query, key = _rotate(packed[:2], cosine, sine)
         value = packed[2]
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, hd)
-        attended = attended.transpose(1, 2).reshape(b, t, d)  # (B, T, d)
-        x = x + self.dropout(self.attention_out(attended))
-        mixed: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return mixed
+        added: Tensor = self.attention_out(attended.transpose(1, 2).reshape(b, t, d))  # (B, T, d)
+        return added
 
 
 class InterestDecoder(nn.Module):
@@ -421,7 +425,8 @@ class JointHeads(nn.Module):
         self.hidden = nn.Linear(3 * config.dimension, config.dimension)
         self.type_logits = nn.Linear(config.dimension, config.n_types)
         self.value = nn.Linear(config.dimension, 1)
-        # No parameter: gradients teach the logits, and what was held out from them how far these are to be believed.
+        # No parameter: gradients teach the logits by themselves, in incremental steps too; how far these are to be
+        # believed beside score and bonus, what was held out from them says, until the next full training.
         self.register_buffer("calibration", torch.tensor(UNCALIBRATED).repeat(config.n_types, 1))
 
     def forward(self, user_vectors: Tensor, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -440,8 +445,7 @@ class JointHeads(nn.Module):
             scores: (…,), of the items with the interest that suits them best.
             bonuses: (…,), what co-visits add to them: the heads know of them from here alone.
         """
-        evidence = evidence_of(type_logits, scores, bonuses)  # (…, n_types, 4)
-        return (evidence * self.calibration).sum(-1).sigmoid()
+        return calibrated(self.calibration, type_logits, scores, bonuses).sigmoid()
 
     def of_best_interest(self, interests: Tensor, item_vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Items (P, R, d), each read by the interest of (P, K, d) that suits it best → (P, R, n_types) and (P, R)."""
@@ -451,11 +455,10 @@ class JointHeads(nn.Module):
         return outputs
 
 
-def evidence_of(type_logits: Tensor, scores: Tensor, bonuses: Tensor) -> Tensor:
-    """What a probability rests on: (…, n_types), (…,) and (…,) → (…, n_types, 4), the last of them 1."""
-    rest = torch.stack([scores, bonuses, torch.ones_like(scores)], dim=-1)  # (…, 3)
-    rest = rest.unsqueeze(-2).expand(*type_logits.shape, 3)
-    return torch.cat([type_logits.unsqueeze(-1), rest], dim=-1)
+def calibrated(weights: Tensor, type_logits: Tensor, scores: Tensor, bonuses: Tensor) -> Tensor:
+    """The logits that count. Args: weights: (n_types, 4); the others, and what comes back, as in `probabilities`."""
+    own, of_score, of_bonus, shift = weights.unbind(-1)  # (n_types,) each
+    return own * type_logits + of_score * scores.unsqueeze(-1) + of_bonus * bonuses.unsqueeze(-1) + shift
 
 
 def score(interests: Tensor, item_vectors: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from headwater_core import item_features
 from headwater_core.catalogue import Item, ItemChange
+from headwater_core.newcomers import Heritage
+from headwater_core.shards import Vectors
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.serving_generation import ServingGeneration
 
@@ -28,7 +30,7 @@ class FreshPlacer:
         self,
         view: CatalogueView,
         stored_features: Callable[[str, Sequence[bytes]], Awaitable[Features]],
-        run_in_compute: Callable[..., Awaitable[npt.NDArray[np.float32]]],
+        run_in_compute: Callable[..., Awaitable[tuple[Vectors, Heritage]]],
     ) -> None:
         """Nothing waits yet.
 
@@ -99,6 +101,6 @@ class FreshPlacer:
                 if item.item_id in hashes:
                     row[:] = stored[hashes[item.item_id]]
             joined = item_features.join(text_features, [item.embedding for item in ready], config.vector_dimension)
-            vectors = await self._run_in_compute(generation.place, joined)
-            generation.items = generation.items.with_fresh([item.item_id for item in ready], vectors)
+            vectors, heritage = await self._run_in_compute(generation.place, joined)
+            generation.items = generation.items.with_fresh([item.item_id for item in ready], vectors, heritage)
         return done + [item.item_id for item in ready]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from headwater_core.co_visits import NO_BONUSES, Bonuses
-from headwater_core.newcomers import NOBODY, Inheritance, inherit, unit_vectors
-from headwater_core.shards import Delta, Retriever, Rows, Vectors, VectorTable
+from headwater_core.newcomers import Heritage, inherit, unit_vectors
+from headwater_core.shards import Delta, Mask, Retriever, Rows, Vectors, VectorTable
 from headwater_server.strategy import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
 """Candidates taken beyond what is wanted, for those that a filter refuses."""
 
-_MAX_UNMET = 1000
-"""So many of a generation's unmet items count as new, the newest: an old catalogue may be full of them."""
+_MAX_HEIRS = 1000
+"""So many items at once inherit, and so many of a generation's own count as new: it must not take seconds."""
+_NO_ROWS: Rows = np.empty(0, np.int64)
 _SAMPLE = 2000
 """About how many items stand for the whole catalogue where a quantile is estimated."""
 
@@ -38,36 +40,44 @@ class Found(NamedTuple):
 class ItemSpace:
     """Immutable: a change makes a new one, so a request sees one state from its first line to its last.
 
-    Row space: the generation's rows, then the fresh shard's. New items are those of the fresh shard and the latest of
-    the generation's own that nobody has met yet: they inherit the bonuses of what they are most like.
+    Row space: the generation's rows, then the fresh shard's. New items are those of the fresh shard and those that a
+    generation brings and nobody has met yet: they inherit the bonuses of what they are most like.
     """
 
     def __init__(
         self,
         table: VectorTable,
         retriever: Retriever,
-        fresh: Delta | None = None,
-        version: int = 0,
-        known: _Known | None = None,
-        unmet: Iterable[str] = (),
+        *,
+        met: Rows = _NO_ROWS,
+        unmet: Rows = _NO_ROWS,
     ) -> None:
-        """Join a generation's table and retriever with the items that came after it.
+        """A generation's own space.
 
         Args:
             table: the generation's vectors.
             retriever: searches them.
-            fresh: the items that came after it.
-            version: counts the changes.
-            known: what an earlier space of the same generation found out about it.
-            unmet: else, those of the generation's items that nobody has met yet, the newest last.
+            met: rows that new items inherit from.
+            unmet: rows of the generation that count as new; of very many the last.
         """
-        self.version = version
+        self.version = 0
         self._table = table
         self._retriever = retriever
-        self._fresh = fresh if fresh is not None else Delta.empty(table.dimension)
-        self._known = known if known is not None else _Known.of(table, unmet)
-        self._fresh_row = {item_id: table.rows + row for row, item_id in enumerate(self._fresh.item_ids)}
-        self._inheritance = self._known.inheritance.joined(self._known.inherit(self._fresh_rows, self._fresh.vectors))
+        self._known = _Known.of(table, met, unmet[-_MAX_HEIRS:])
+        self._set_fresh(Delta.empty(table.dimension), Heritage.none(0))
+
+    def _set_fresh(self, fresh: Delta, heritage: Heritage) -> None:
+        """Args: heritage: of the fresh items, in their order."""
+        self._fresh, self._fresh_heritage = fresh, heritage
+        self._fresh_row = {item_id: self._table.rows + row for row, item_id in enumerate(fresh.item_ids)}
+        self._new_rows = np.concatenate([self._known.unmet, self._fresh_rows])
+        self._heritage = self._known.heritage.joined(heritage)
+
+    def _with(self, fresh: Delta, heritage: Heritage) -> ItemSpace:
+        other = copy.copy(self)
+        other.version += 1
+        other._set_fresh(fresh, heritage)
+        return other
 
     @property
     def dimension(self) -> int:
@@ -103,22 +113,36 @@ class ItemSpace:
 
     def inherited(self, bonuses: Bonuses) -> Bonuses:
         """Bonuses by row of the generation, and those that new items inherit of them."""
-        return self._inheritance.of(bonuses)
+        return self._heritage.of(bonuses, self._new_rows)
 
-    def with_fresh(self, item_ids: Sequence[str], vectors: Vectors) -> ItemSpace:
-        """This space with newer items, vectors (n, d), joined; items that the generation knows are passed over."""
-        new = [index for index, item_id in enumerate(item_ids) if not self.knows(item_id)]
-        fresh = self._fresh.updated([item_ids[index] for index in new], vectors[new])
-        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._known)
+    def heritage(self, vectors: Vectors) -> Heritage:
+        """What new items of these vectors (n, d) inherit; of very many the last. For the compute threads."""
+        heirs = inherit(vectors[-_MAX_HEIRS:], self._known.met, self._table.vectors)
+        return Heritage.none(max(0, len(vectors) - _MAX_HEIRS)).joined(heirs)
+
+    def with_fresh(self, item_ids: Sequence[str], vectors: Vectors, heritage: Heritage | None = None) -> ItemSpace:
+        """This space with newer items joined; items that the generation knows are passed over.
+
+        Args:
+            item_ids: n of them.
+            vectors: (n, d), theirs.
+            heritage: of the n items; None: they inherit nothing.
+        """
+        new = {item_id: index for index, item_id in enumerate(item_ids) if not self.knows(item_id)}
+        places = list(new.values())
+        theirs = (heritage if heritage is not None else Heritage.none(len(item_ids))).at(places)
+        kept = [row for row, item_id in enumerate(self._fresh.item_ids) if item_id not in new]
+        fresh = self._fresh.updated(list(new), vectors[places])
+        return self._with(fresh, self._fresh_heritage.at(kept).joined(theirs))
 
     def without_fresh(self, item_ids: Iterable[str]) -> ItemSpace:
         """This space without these newer items."""
-        gone = [item_id for item_id in item_ids if item_id in self._fresh_row]
+        gone = {item_id for item_id in item_ids if item_id in self._fresh_row}
         if not gone:
             return self
-        fresh = self._fresh.updated((), self.no_interests(), gone)
-        fresh = Delta(fresh.item_ids, fresh.vectors)
-        return ItemSpace(self._table, self._retriever, fresh, self.version + 1, self._known)
+        kept = [row for row, item_id in enumerate(self._fresh.item_ids) if item_id not in gone]
+        fresh = Delta(tuple(self._fresh.item_ids[row] for row in kept), self._fresh.vectors[kept])
+        return self._with(fresh, self._fresh_heritage.at(kept))
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
         """The vectors (n, d) of rows (n,)."""
@@ -148,13 +172,12 @@ class ItemSpace:
             passes: the filter's decision on one item; asked in the order of the scores, until k have passed.
             only: when given, every item that can pass (a selective filter's matches): these are scored exactly.
             excluded: items among those that `passes` refuses; the search itself leaves them out.
-            bonuses: by row of the generation; new items inherit of them.
+            bonuses: by row, what new items inherit among them (`inherited`).
 
         Nobody's interests, (0, d), find nothing.
         """
         if not len(interests):
             return []
-        bonuses = self.inherited(bonuses)
         if only is not None:
             matches = [row for item_id in only if (row := self.row(item_id)) is not None]
             return self._best(np.array(matches, np.int64), interests, k, bonuses)
@@ -178,22 +201,20 @@ class ItemSpace:
             wanted *= 4
 
     def fitting_new(
-        self, interests: Vectors, share: float, passes: Callable[[str], bool], bonuses: Bonuses = NO_BONUSES
+        self, interests: Vectors, k: int, share: float, passes: Callable[[str], bool], bonuses: Bonuses = NO_BONUSES
     ) -> list[Found]:
-        """The new items that pass and fit: by direction among the best `share` of the generation's items.
+        """The k best of the new items that pass and fit: by direction among the best `share` of the generation's items.
 
         Direction alone (the cosine) decides whether one fits: a new item's vector is short, since nobody has made it
-        popular yet. Those that fit are in the order of their scores, bonuses as in `retrieve`.
+        popular yet. Those that fit are in the order of their scores, interests and bonuses as in `retrieve`.
         """
-        rows = np.array([row for row in self._new_rows.tolist() if passes(self._id(row))], np.int64)
-        if not len(rows) or not len(interests):
+        if not len(self._new_rows) or not len(interests):
             return []
         unit = unit_vectors(interests)  # (K, d)
         sample = self._known.sample
         bar = float(np.quantile((sample @ unit.T).max(axis=1), 1.0 - share)) if len(sample) else -1.0
-        cosines = (unit_vectors(self.vectors(rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
-        fitting = rows[cosines >= bar]
-        return self._best(fitting, interests, len(fitting), self.inherited(bonuses))
+        cosines = (unit_vectors(self.vectors(self._new_rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
+        return self._best(self._new_rows[cosines >= bar], interests, k, bonuses, passes)
 
     def similar(self, item_id: str, k: int, passes: Callable[[str], bool]) -> list[Found]:
         """The k items of highest cosine with an item that has a row, itself left out, best first."""
@@ -219,12 +240,8 @@ class ItemSpace:
     def _fresh_rows(self) -> Rows:
         return np.arange(self._table.rows, self._table.rows + len(self._fresh_row), dtype=np.int64)
 
-    @property
-    def _new_rows(self) -> Rows:
-        return np.concatenate([np.fromiter(self._known.unmet, np.int64), self._fresh_rows])
-
     def _source(self, row: int, otherwise: str = TOWER) -> str:
-        return FRESH if self.is_fresh(row) or row in self._known.unmet else otherwise
+        return FRESH if self.is_fresh(row) or self._known.is_unmet[row] else otherwise
 
     def _id(self, row: int) -> str:
         return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
@@ -262,24 +279,19 @@ class _Known:
 
     sample: Vectors
     """(s, d), directions of some of them: enough to estimate a quantile of cosines."""
-    unmet: frozenset[int]
-    """The rows of the newest that nobody has met yet."""
     met: Rows
-    """(n,), all others."""
-    met_vectors: Callable[[npt.ArrayLike], Vectors]
-    inheritance: Inheritance
-    """What `unmet` inherit."""
+    """(n,), those that new items inherit from."""
+    unmet: Rows
+    """(u,), those that count as new."""
+    is_unmet: Mask
+    """(rows,), the same."""
+    heritage: Heritage
+    """Of `unmet`."""
 
     @classmethod
-    def of(cls, table: VectorTable, unmet_ids: Iterable[str]) -> _Known:
+    def of(cls, table: VectorTable, met: Rows, unmet: Rows) -> _Known:
         living = np.flatnonzero(table.alive)
-        latest = list(unmet_ids)[-_MAX_UNMET:]
-        unmet = np.array([row for item_id in latest if (row := table.row(item_id)) is not None], np.int64)
-        met = np.setdiff1d(living, unmet, assume_unique=True)
         sample = unit_vectors(table.vectors(living[:: max(1, len(living) // _SAMPLE)]))
-        known = cls(sample, frozenset(unmet.tolist()), met, table.vectors, NOBODY)
-        return replace(known, inheritance=known.inherit(unmet, table.vectors(unmet)))
-
-    def inherit(self, rows: Rows, vectors: Vectors) -> Inheritance:
-        """What these new items, vectors (m, d), inherit of what was met."""
-        return inherit(rows, vectors, self.met, self.met_vectors)
+        is_unmet = np.zeros(table.rows, np.bool_)
+        is_unmet[unmet] = True
+        return cls(sample, met, unmet, is_unmet, inherit(table.vectors(unmet), met, table.vectors))

@@ -159,7 +159,9 @@ class Recommender:
             slate = self._diversified(generation, slate, query.diversity, wanted)
         has_more = len(slate) > query.page_size
         slate = slate[: query.page_size]
-        slate = place_fresh(slate, [Candidate(*item) for item in fitting], self._fresh_every, self._fresh_every_below)
+        before = len(query.page.served_item_ids) if query.page is not None else 0
+        every, below = self._fresh_every, self._fresh_every_below
+        slate = place_fresh(slate, [Candidate(*item) for item in fitting], every, below, before)
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
@@ -270,9 +272,10 @@ class Recommender:
             return item_filter.passes(items.get(item_id), now_us)
 
         only = None if candidates is None else filter(passes, candidates)
-        space, bonuses = generation.items, generation.bonuses(history)
+        space = generation.items
+        bonuses = space.inherited(generation.bonuses(history))
         found = space.retrieve(interests, k, passes, only, item_filter.excluded, bonuses)
-        return found, space.fitting_new(interests, self._fresh_top_share, passes, bonuses)
+        return found, space.fitting_new(interests, k, self._fresh_top_share, passes, bonuses)
 
     def _popular(self, item_filter: ItemFilter) -> Iterator[Candidate]:
         now_us = self._now_us()

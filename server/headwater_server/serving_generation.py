@@ -15,6 +15,7 @@ from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.manifest import Manifest
+from headwater_core.newcomers import Heritage
 from headwater_core.shards import Vectors
 from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, load_state
 from headwater_server.item_space import ItemSpace
@@ -52,9 +53,11 @@ class ServingGeneration:
         load_state(self._joint_heads, loaded.joint_heads)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
-        # What the delta brings and nobody met yet is new; the base's unmet items have had their time.
-        unmet = loaded.co_visits.unmet(loaded.delta.item_ids)
-        self.items = ItemSpace(loaded.table, loaded.retriever, unmet=unmet)
+        # What a delta adds and nobody met yet is new; what the base holds unmet has had its time.
+        met = loaded.co_visits.met
+        added = loaded.table.added_rows
+        unmet = added[~np.isin(added, met)] if len(met) else added[:0]
+        self.items = ItemSpace(loaded.table, loaded.retriever, met=met, unmet=unmet)
         """Replaced as a whole when items come and go."""
 
     @property
@@ -90,10 +93,13 @@ class ServingGeneration:
             return collate(sequences, self.config)
 
     @torch.inference_mode()
-    def place(self, features: npt.NDArray[np.float16]) -> Vectors:
-        """Where items that the generation never saw belong, by their features alone. (n, F) → (n, d)."""
+    def place(self, features: npt.NDArray[np.float16]) -> tuple[Vectors, Heritage]:
+        """Where items that the generation never saw belong, by their features alone, and what they inherit.
+
+        (n, F) → (n, d) and the heritage of n.
+        """
         vectors: Vectors = self._item_feature_tower(torch.from_numpy(features.astype(np.float32))).numpy()
-        return vectors
+        return vectors, self.items.heritage(vectors)
 
     @torch.inference_mode()
     def score(

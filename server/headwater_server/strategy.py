@@ -44,25 +44,31 @@ def make_slate(personal: Sequence[Candidate], popular: Iterable[Candidate], size
     return slate
 
 
-def place_fresh(slate: list[Candidate], fresh: Sequence[Candidate], every: int, below: int) -> list[Candidate]:
+def place_fresh(
+    slate: list[Candidate], fresh: Sequence[Candidate], every: int, below: int, before: int = 0
+) -> list[Candidate]:
     """Give new items their first impressions: at fixed places, the best one that is not yet in the slate.
 
     Room for new items costs others theirs, the more the higher up it is. So the first places give one of `every`, the
-    last of them; what is below gives more, the last of each `below`.
+    last of them; what is below gives more, the last of each `below`. None is given where a new item stands already.
 
     Args:
         slate: best first.
         fresh: new items that fit the user well enough, best first.
         every: slates shorter than this are left as they are.
         below: how often there is a place after the first `every`.
+        before: how many places earlier pages had.
     """
     placed = list(slate)
     present = {candidate.item_id for candidate in slate}
     newcomers = (candidate for candidate in fresh if candidate.item_id not in present)
     start = 0
-    for place in (every - 1, *range(every + below - 1, len(placed), below)):
+    for place in range(len(placed)):
+        beyond = before + place + 1 - every
+        if beyond < 0 or beyond % below:
+            continue
         window, start = placed[start : place + 1], place + 1
-        if place >= len(placed) or any(candidate.source == FRESH for candidate in window):
+        if any(candidate.source == FRESH for candidate in window):
             continue
         newcomer = next(newcomers, None)
         if newcomer is None:

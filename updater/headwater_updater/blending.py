@@ -26,7 +26,7 @@ _CHUNK = 128
 
 
 def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
-    """The blend with the best NDCG@10 on these requests among a few dozen; towers alone where nothing beats them.
+    """The blend with the best NDCG@10 on these requests among dozens; towers alone where nothing beats them.
 
     Args:
         learner: trained; its successors count nothing of the targets.

@@ -54,6 +54,8 @@ class FitResult(NamedTuple):
     validation_ndcg_at_10: float
     towers_validation_ndcg_at_10: float
     """Without co-visits."""
+    curve: tuple[Progress, ...] = ()
+    """How it went: what each validation found."""
 
 
 class HeldOut(NamedTuple):
@@ -107,6 +109,7 @@ def fit(
     counts_as = np.array([request.weight for request in requests])
     best: FitResult | None = None
     weights: dict[str, Tensor] = {}
+    curve: list[Progress] = []
     validation: float | None = None
     loss, epoch, stale, share, validation_s = math.nan, 0, 0, 0.0, 0.0
     schedule = Schedule(learner.config)
@@ -132,13 +135,16 @@ def fit(
             found = learner.ranks(requests, np.flatnonzero(learner.counts))
             validation = ndcg_at(found, counts_as)
             validation_s += time.monotonic() - started - elapsed_s
-            stale += 1
+            if share >= learner.config.warm_up:  # while the rate is still rising, standing still says little
+                stale += 1
             if best is None or validation > best.validation_ndcg_at_10:
                 best, stale = FitResult(epoch, loss, hr_at(found, counts_as), validation, validation), 0
                 weights = learner.snapshot()
+            curve.append(Progress(share, epoch, loss, validation))
             if on_progress:
-                on_progress(Progress(share, epoch, loss, validation))
+                on_progress(curve[-1])
     assert best is not None  # the last round always validates
+    best = best._replace(curve=tuple(curve))
     learner.restore(weights)
     _settle_types(learner, training)
     learner.blend = choose_blend(learner, requests)

@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812 the name every reader of PyTo
 
 from headwater_core.co_visits import Bonuses
 from headwater_core.losses import type_loss, value_loss
-from headwater_core.towers import UNCALIBRATED, evidence_of
+from headwater_core.towers import UNCALIBRATED, calibrated
 from headwater_updater.examples import Window, to_batch
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def fit_heads(
     _learn(learner, learned, vectors, until)
     if not _held_loss(learner, asked, vectors) < loss:
         learner.heads.load_state_dict(before)
-    evidence, _ = _held_outputs(learner, asked, vectors)
-    learner.heads.calibration.copy_(_calibration(evidence, judged.types))
+    learner.heads.calibration.copy_(_calibration(_held_outputs(learner, asked, vectors), asked))
 
 
 def platt(evidence: np.ndarray, happened: np.ndarray) -> np.ndarray:
@@ -192,36 +191,47 @@ def _loss(logits: Tensor, values: Tensor, types: Tensor, true_values: Tensor, ex
     return value_loss(values, true_values) + (1 + exposure) * by_type
 
 
+class _Outputs(NamedTuple):
+    """What towers and heads say of held-out targets and the items drawn for them."""
+
+    type_logits: Tensor
+    """(P, 1 + R, n_types)."""
+    scores: Tensor
+    """(P, 1 + R)."""
+    values: Tensor
+    """(P,), of the targets' own items."""
+
+
 @torch.no_grad()
-def _held_outputs(learner: Learner, asked: _Asked, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The evidence (P, 1 + R, n_types, 4) and the values (P,) of the targets' own items."""
+def _held_outputs(learner: Learner, asked: _Asked, vectors: Tensor) -> _Outputs:
     learner.heads.eval()
-    evidence, values = [], []
+    parts = []
     for start in range(0, len(asked.rows), _BATCH_TARGETS):
         part = slice(start, start + _BATCH_TARGETS)
         interests, items = asked.targets.interests[part], vectors[asked.rows[part]]
-        type_logits, value = learner.heads.of_best_interest(interests, items)
+        type_logits, values = learner.heads.of_best_interest(interests, items)
         scores = torch.einsum("pkd,prd->prk", interests, items).amax(-1)  # (p, 1 + R)
-        evidence.append(evidence_of(type_logits, scores, asked.bonuses[part]))
-        values.append(value[:, 0])
-    return torch.cat(evidence), torch.cat(values)
+        parts.append(_Outputs(type_logits, scores, values[:, 0]))
+    return _Outputs(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def _held_loss(learner: Learner, asked: _Asked, vectors: Tensor) -> float:
     """After calibration, as it will be: what the learned logits say of their own certainty does not count."""
-    evidence, values = _held_outputs(learner, asked, vectors)
-    logits = (evidence * _calibration(evidence, asked.targets.types)).sum(-1)  # (P, 1 + R, n_types)
-    return float(_loss(logits, values, asked.targets.types, asked.targets.values, asked.rows.shape[1] - 1))
+    outputs = _held_outputs(learner, asked, vectors)
+    logits = calibrated(_calibration(outputs, asked), outputs.type_logits, outputs.scores, asked.bonuses)
+    return float(_loss(logits, outputs.values, asked.targets.types, asked.targets.values, asked.rows.shape[1] - 1))
 
 
-def _calibration(evidence: Tensor, types: Tensor) -> Tensor:
-    """What each type's evidence (P, 1 + R, n_types, 4) weighs, (n_types, 4). Args: types: (P,), of the targets."""
-    n_types = evidence.shape[2]
+def _calibration(outputs: _Outputs, asked: _Asked) -> Tensor:
+    """What speaks for each type, and how much, (n_types, 4); see `JointHeads.probabilities`."""
+    n_types = outputs.type_logits.shape[2]
     found = torch.tensor(UNCALIBRATED).repeat(n_types, 1)
-    happened = F.one_hot(types, n_types).bool()  # (P, n_types)
+    happened = F.one_hot(asked.targets.types, n_types).bool()  # (P, n_types)
     for index in torch.nonzero(happened.sum(0) >= _MIN_EVENTS).flatten().tolist():
-        true = np.zeros(evidence.shape[:2], bool)
+        true = np.zeros(outputs.scores.shape, bool)
         true[:, 0] = happened[:, index].numpy()
-        found[index] = torch.from_numpy(platt(evidence[:, :, index].reshape(-1, 4).numpy(), true.ravel())).float()
+        columns = outputs.type_logits[..., index], outputs.scores, asked.bonuses, torch.ones_like(outputs.scores)
+        evidence = torch.stack(columns, dim=-1).reshape(-1, 4)
+        found[index] = torch.from_numpy(platt(evidence.numpy(), true.ravel())).float()
     return found

@@ -87,7 +87,7 @@ def test_file_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
         (lambda content: content.update(shards=["shards/0000", "shards/0000"]), "twice"),
         (lambda content: content["files"]["user_tower.safetensors"].update(sha256="../x"), "sha256"),
         (lambda content: content["files"]["user_tower.safetensors"].update(bytes=-1), "bytes"),
-        (lambda content: content.update(schema_version=2), "schema version 2"),
+        (lambda content: content.update(schema_version=3), "schema version 3"),
     ],
 )
 def test_damaged_content_is_reported_with_the_field(change: Callable[[dict[str, Any]], None], named: str) -> None:

@@ -193,6 +193,14 @@ def test_a_new_item_gets_the_last_place_of_each_window() -> None:
     assert slate[3].item_id == "i3"
 
 
+def test_later_pages_go_on_where_the_first_ended() -> None:
+    """Of all places the fourth and the sixth are for new items, whatever page they are on."""
+    slate = candidates(TOWER, *((f"i{number}", 10.0 - number) for number in range(3)))
+    fresh = candidates(FRESH, ("new-1", 1.0), ("new-2", 0.5))
+    assert ids(place_fresh(slate, fresh, 4, 2, 4)) == ["i0", "new-1", "i2"]
+    assert ids(place_fresh(slate, fresh, 4, 2, 3)) == ["new-1", "i1", "new-2"]
+
+
 def test_no_place_is_given_where_a_new_item_stands_already() -> None:
     """Or where the slate is short, or nothing new fits."""
     slate = [*candidates(TOWER, ("a", 3.0)), *candidates(FRESH, ("new", 2.0)), *candidates(TOWER, ("b", 1.0))]

@@ -133,11 +133,11 @@ def test_similar_items_are_ranked_by_cosine(space: ItemSpace) -> None:
 def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: ItemSpace) -> None:
     """It fits among the best by cosine; one that points elsewhere or is refused does not, and nobody fits nobody."""
     newer = space.with_fresh(["near", "far"], vectors((0.001,), (0.0, 9.0)))
-    assert [item.item_id for item in newer.fitting_new(ONE, 0.5, everything)] == ["near"]
-    assert newer.fitting_new(ONE, 0.5, without("near")) == []
-    assert [item.item_id for item in newer.fitting_new(ONE, 1.0, everything)] == ["near"]
+    assert [item.item_id for item in newer.fitting_new(ONE, 9, 0.5, everything)] == ["near"]
+    assert newer.fitting_new(ONE, 9, 0.5, without("near")) == []
+    assert [item.item_id for item in newer.fitting_new(ONE, 9, 1.0, everything)] == ["near"]
     assert space.no_interests().shape == (0, D)
-    assert newer.fitting_new(space.no_interests(), 0.5, everything) == []
+    assert newer.fitting_new(space.no_interests(), 9, 0.5, everything) == []
 
 
 def test_many_refused_items_do_not_shorten_the_answer() -> None:
@@ -162,15 +162,15 @@ def bonuses(space: ItemSpace, **values: float) -> Bonuses:
 
 def test_a_bonus_is_added_to_the_vectors_score(space: ItemSpace) -> None:
     """Wherever the item stands: in a search, among a filter's matches, beside newer items; refused items stay out."""
-    newer = space.with_fresh(["new"], vectors((-2.5,)))  # like none of them: it inherits nothing
+    newer = space.with_fresh(["new"], vectors((2.5,)))
     gains = bonuses(space, b=3.0, e=1.5)
     items = newer.retrieve(ONE, 10, everything, bonuses=gains)
     assert [(item.item_id, item.score) for item in items] == [
         ("a", 5.0),
         ("b", 3.5),
         ("e", 2.5),
+        ("new", 2.5),
         ("d", 2.0),
-        ("new", -2.5),
     ]
     assert found(newer, 2, without("a"), bonuses=gains) == ["b", "e"]
     assert found(newer, 2, without("b"), excluded=["b"], bonuses=gains) == ["a", "e"]
@@ -178,25 +178,38 @@ def test_a_bonus_is_added_to_the_vectors_score(space: ItemSpace) -> None:
     assert newer.retrieve(newer.no_interests(), 10, everything, bonuses=gains) == []
 
 
-def test_new_items_inherit_the_bonuses_of_what_they_are_like(space: ItemSpace) -> None:
-    """By the power of the cosine: half of d's, all of a's; what is new already has no part in it."""
-    newer = space.with_fresh(["n1", "n2"], vectors((1.0,), (1.0,)))
-    gains = bonuses(space, a=2.0)
+def heirs(table: VectorTable, shard: Shard, delta: Delta) -> ItemSpace:
+    """A space whose base items were met and whose added ones were not."""
+    met = np.arange(len(shard.item_ids))
+    return ItemSpace(table, Retriever([shard], delta, table), met=met, unmet=table.added_rows)
+
+
+def test_new_items_inherit_the_bonuses_of_what_they_are_like() -> None:
+    """By the power of the cosine; after others came and went, each still has its own heritage."""
+    shard = Shard.build(["a", "b"], vectors((5.0,), (3.0, 4.0)), IndexKind.FLAT)
+    delta = Delta.empty(D)
+    space = heirs(VectorTable([shard], delta), shard, delta)
+    new = vectors((1.0,), (0.0, 1.0), (0.0, 0.0, 1.0))
+    newer = space.with_fresh(["n1", "n2", "n3"], new, space.heritage(new)).without_fresh(["n1"])
+    newer = newer.with_fresh(["n4"], new[:1], space.heritage(new[:1]))
+    gains = newer.inherited(bonuses(space, a=2.0))
     scores = {item.item_id: item.score for item in newer.retrieve(ONE, 10, everything, bonuses=gains)}
-    shares = np.array([1.0, 1.0, (4 / 5) ** 2, (1 / 5) ** 2])  # of a, b, d, e
-    assert scores["n1"] == scores["n2"] == pytest.approx(1.0 + 2.0 / shares.sum(), rel=1e-5)
-    assert newer.fitting_new(ONE, 1.0, everything, gains)[0].score == pytest.approx(scores["n1"])
+    inherited = 2.0 / (1.0 + 0.6**4)
+    assert scores == pytest.approx({"a": 7.0, "b": 3.0, "n2": 0.0, "n3": 0.0, "n4": 1.0 + inherited}, rel=1e-5)
+    assert newer.fitting_new(ONE, 9, 1.0, everything, gains)[0].score == pytest.approx(scores["n4"])
 
 
 def test_items_that_nobody_met_stay_new_when_a_generation_brings_them() -> None:
-    """They inherit and are marked as new; a bonus of their own makes way."""
+    """They inherit and are marked as new; what supersedes an item of the base is no new one."""
     shard = Shard.build(["a", "b"], vectors((5.0,), (0.0, 4.0)), IndexKind.FLAT)
-    delta = Delta(("c", "new"), vectors((1.0,), (3.0,)))
+    delta = Delta(("b", "new"), vectors((0.0, 3.0), (3.0,)))
     table = VectorTable([shard], delta)
-    space = ItemSpace(table, Retriever([shard], delta, table), unmet=["new", "unknown"])
-    items = space.retrieve(ONE, 4, everything, bonuses=bonuses(space, a=2.0, new=9.0))
-    assert [(item.item_id, item.source, item.score) for item in items[:2]] == [("a", TOWER, 7.0), ("new", FRESH, 4.0)]
-    assert [item.item_id for item in space.fitting_new(ONE, 1.0, everything)] == ["new"]
+    space = ItemSpace(table, Retriever([shard], delta, table), met=np.array([0, 2]), unmet=table.added_rows)
+    gains = space.inherited(bonuses(space, a=2.0))
+    items = space.retrieve(ONE, 4, everything, bonuses=gains)
+    assert [(item.item_id, item.source, item.score) for item in items[:2]] == [("a", TOWER, 7.0), ("new", FRESH, 5.0)]
+    assert [item.item_id for item in space.fitting_new(ONE, 9, 1.0, everything)] == ["new"]
+    assert space.fitting_new(ONE, 9, 1.0, without("new")) == []
 
 
 def test_what_only_its_bonus_brought_says_so(space: ItemSpace) -> None:
@@ -280,7 +293,7 @@ def test_nothing_better_is_overlooked(
     passing = rng.random(len(ids)) < passing_share
     interests = rng.normal(size=(n_interests, D)).astype(np.float32)
     scores = (large_space.vectors(rows) @ interests.T).max(axis=1)
-    scores += large_space.inherited(gains).of(rows)
+    scores[gaining] += gains.values
     by_id = dict(zip(ids, scores, strict=True))
     allowed = {item_id for item_id, passes in zip(ids, passing, strict=True) if passes}
     excluded = sorted(by_id.keys() - allowed) if is_excluded else []

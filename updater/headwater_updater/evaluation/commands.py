@@ -284,6 +284,7 @@ def _training_facts(trained: Trained) -> dict[str, Any]:
         "training": {
             "best_epoch": result.epochs,
             "loss": result.loss,
+            "curve": [point._asdict() for point in result.curve],
             "budget_s": round(trained.training_budget_s, 2),
             "texts": trained.n_texts,
             "texts_encoded": trained.n_texts_encoded,

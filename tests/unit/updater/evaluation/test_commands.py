@@ -103,6 +103,8 @@ def test_leave_one_out_end_to_end(events: Path, tmp_path: Path) -> None:
     assert 0 <= interval["low"] <= interval["mean"] <= interval["high"] <= 1
     assert 0 < found["metrics"]["coverage_at_10"] <= 1
     assert found["training"]["texts"] == 0
+    assert [point["epoch"] for point in found["training"]["curve"]][:1] == [1]
+    assert max(point["validation_ndcg_at_10"] for point in found["training"]["curve"]) > 0
     assert found["peak_memory_mib"] > 0
     assert {"reading", "training", "ranking", "total"} <= found["time_s"].keys()
     assert {"headwater", "python", "torch"} <= found["versions"].keys()
