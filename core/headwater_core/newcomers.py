@@ -81,7 +81,7 @@ def inherit(vectors: Vectors, learned: Indices, vectors_of: Callable[[Indices], 
 
 
 def _keep_nearest(neighbours: Indices, best: Vectors, found: Vectors, rows: Indices) -> None:
-    """Put into neighbours and their cosines, `best`, (p, k) each, what is nearer of rows (c,): their cosines are found."""
+    """Put what is nearer of rows (c,), by their cosines found (p, c), into neighbours and their cosines best (p, k)."""
     k = best.shape[1]
     nearest = np.argpartition(-found, min(k, found.shape[1]) - 1, axis=1)[:, :k]  # (p, k) at most
     cosines = np.concatenate([best, np.take_along_axis(found, nearest, 1)], axis=1)
