@@ -15,6 +15,10 @@ from torch.nn import functional as F  # noqa: N812 the name every reader of PyTo
 _CHUNK_ELEMENTS = 4_000_000
 """Logits held at a time (16 MB): what bounds the memory of the full softmax, however many targets there are."""
 
+_ROWS = 128
+"""Products have a multiple of so many rows. oneDNN compiles and keeps a kernel for each shape that it meets: with any
+number of rows it kept gigabytes, and compiling took half of the time."""
+
 
 class Offsets(NamedTuple):
     """What is added to some candidates' logits; the others' stay as they are. One of minus infinity leaves it out."""
@@ -43,7 +47,7 @@ class _FullSoftmax(torch.autograd.Function):
         total_weight = weights.sum().clamp_min(1e-12)
         interests_gradient = torch.empty_like(interests)
         items_gradient = torch.zeros_like(items)
-        chunk = max(1, min(p, _CHUNK_ELEMENTS // (n * k)))
+        chunk = max(1, min(_padded(p), _CHUNK_ELEMENTS // (n * k)))
         buffer, best_buffer = items.new_empty(chunk * k, n, dtype=kind), items.new_empty(chunk, n)
         item_factors = items.to(kind)  # (N, d)
         loss = items.new_zeros(())
@@ -51,8 +55,9 @@ class _FullSoftmax(torch.autograd.Function):
             stop = min(start + chunk, p)
             c = stop - start
             rows = torch.arange(c)
-            flat = interests[start:stop].reshape(c * k, d).to(kind)
-            logits = torch.mm(flat, item_factors.T, out=buffer[: c * k]).view(c, k, n)
+            flat = interests.new_zeros(min(_padded(c), chunk) * k, d, dtype=kind)
+            flat[: c * k] = interests[start:stop].reshape(c * k, d)
+            logits = torch.mm(flat, item_factors.T, out=buffer[: len(flat)])[: c * k].view(c, k, n)
             best = best_buffer[:c]  # (c, N), in full precision
             if k > 1:
                 torch.amax(logits, dim=1, out=best)
@@ -71,10 +76,11 @@ class _FullSoftmax(torch.autograd.Function):
             probability.mul_((weight / mass).unsqueeze(1))
             probability[rows, targets[start:stop]] -= weight
             if k > 1:
-                gradient = torch.mul(chosen, probability.unsqueeze(1), out=logits).view(c * k, n)
+                torch.mul(chosen, probability.unsqueeze(1), out=logits)
             else:
-                gradient = buffer[:c].copy_(probability)
-            interests_gradient[start:stop] = torch.mm(gradient, item_factors).view(c, k, d)
+                buffer[:c] = probability
+            gradient = buffer[: len(flat)]  # (c·K, N), and zeros for the padding
+            interests_gradient[start:stop] = torch.mm(gradient, item_factors)[: c * k].view(c, k, d)
             items_gradient += torch.mm(gradient.T, flat)
         ctx.save_for_backward(interests_gradient, items_gradient)
         return loss
@@ -83,6 +89,10 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         interests_gradient, items_gradient = ctx.saved_tensors
         return interests_gradient * gradients[0], items_gradient * gradients[0], None, None, None
+
+
+def _padded(rows: int) -> int:
+    return -(-rows // _ROWS) * _ROWS
 
 
 @functools.cache

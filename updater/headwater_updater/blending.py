@@ -49,14 +49,14 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
         part = requests[start : start + _CHUNK]
         scores, targets = learner.tower_scores(part, candidates, vectors)  # (c, N), (c,)
         units = _unit_bonuses(learner, part, candidates, repeats)
+        total = torch.empty_like(scores)  # one for all: new ones each time would tear holes into the memory
         for index, blend in enumerate(grid):
-            total = scores
+            total.copy_(scores)
             if blend.strength:
-                total = total + blend.strength * units[Blend(strength=1.0, decay=blend.decay)]
+                total.add_(units[Blend(strength=1.0, decay=blend.decay)], alpha=blend.strength)
             if blend.repeat_strength:
-                total = (
-                    total + blend.repeat_strength * units[Blend(repeat_strength=1.0, repeat_decay=blend.repeat_decay)]
-                )
+                unit = Blend(repeat_strength=1.0, repeat_decay=blend.repeat_decay)
+                total.add_(units[unit], alpha=blend.repeat_strength)
             found[index].append(rank_targets(total, targets))
     if not requests:
         return Blend()
