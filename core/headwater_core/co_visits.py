@@ -24,9 +24,11 @@ HISTORY_EVENTS = 50
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "strength": (0.0, 100.0),
     "repeat_strength": (0.0, 100.0),
+    "trend_strength": (0.0, 100.0),
     "sharpness": (1.0, 1e6),
     "decay": (0.01, 1.0),
     "repeat_decay": (0.01, 1.0),
+    "trend_half_life": (1.0, 1e9),
 }
 
 Indices = npt.NDArray[np.int64]
@@ -41,12 +43,16 @@ class Blend:
     """What a successor's bonus is multiplied with; 0: there is none."""
     repeat_strength: float = 0.0
     """The same for the items of the history themselves: users come back to what they had."""
+    trend_strength: float = 0.0
+    """The same for what everybody came to of late, whatever the history (`trends`)."""
     sharpness: float = 1000.0
     """A bonus grows as log(1 + sharpness * the item's share of the votes)."""
     decay: float = 0.8
     """How much less each earlier event of the history counts than the one after it."""
     repeat_decay: float = 1.0
     """The same where it speaks for its own item."""
+    trend_half_life: float = 1_000
+    """After how many further events an event counts half in the trend; one of `trends.HALF_LIVES`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -62,7 +68,7 @@ class Blend:
     @property
     def is_active(self) -> bool:
         """Whether there is any bonus."""
-        return self.strength > 0 or self.repeat_strength > 0
+        return self.strength > 0 or self.repeat_strength > 0 or self.trend_strength > 0
 
     def to_dict(self) -> dict[str, float]:
         """As JSON can hold it."""
@@ -106,6 +112,15 @@ class Bonuses(NamedTuple):
         at = np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)
         return np.where(self.items[at] == items, self.values[at], np.float32(0))
 
+    def joined(self, other: Bonuses) -> Bonuses:
+        """Both together: what both give an item is added."""
+        if not len(other.items) or not len(self.items):
+            return self if len(self.items) else other
+        items, values, _ = _summed(
+            np.concatenate([self.items, other.items]), np.concatenate([self.values, other.values])
+        )
+        return Bonuses(items, values.astype(np.float32))
+
 
 NO_BONUSES = Bonuses(np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -121,21 +136,23 @@ def bonuses(latest: Sequence[Successors], visited: Indices, blend: Blend) -> Bon
         visited: (v,) the items of all of the history's events on items, the last event first.
         blend: how votes become bonuses.
     """
-    parts: list[Bonuses] = []
+    found = NO_BONUSES
     if blend.strength and latest:
         # In float64: a small decay's powers times a small weight are 0 in float32.
         votes = np.concatenate([part.weights * np.float64(blend.decay**k) for k, part in enumerate(latest)])
         named = np.concatenate([part.items for part in latest])
-        parts.append(_rewarded(named, votes, blend.strength, blend.sharpness))
+        found = _rewarded(named, votes, blend.strength, blend.sharpness)
     if blend.repeat_strength and len(visited):
         votes = blend.repeat_decay ** np.arange(len(visited), dtype=np.float64)
-        parts.append(_rewarded(visited, votes, blend.repeat_strength, blend.sharpness))
-    if len(parts) < 2:
-        return parts[0] if parts else NO_BONUSES
-    items, values, _ = _summed(
-        np.concatenate([part.items for part in parts]), np.concatenate([p.values for p in parts])
-    )
-    return Bonuses(items, values.astype(np.float32))
+        found = found.joined(_rewarded(visited, votes, blend.repeat_strength, blend.sharpness))
+    return found
+
+
+def trend_bonuses(trend: Successors, blend: Blend) -> Bonuses:
+    """What trending items are given, whoever is asked for. Args: trend: items and how much happened to each."""
+    if not blend.trend_strength:
+        return NO_BONUSES
+    return _rewarded(trend.items, trend.weights.astype(np.float64), blend.trend_strength, blend.sharpness)
 
 
 def _rewarded(named: Indices, votes: npt.NDArray[np.float64], strength: float, sharpness: float) -> Bonuses:

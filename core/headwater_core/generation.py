@@ -7,10 +7,11 @@ from pathlib import Path
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.co_visit_files import CoVisits, SuccessorLists
-from headwater_core.co_visits import Blend
+from headwater_core.co_visits import Blend, Successors
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.manifest import ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
 from headwater_core.shards import Delta, Retriever, Shard, VectorTable
+from headwater_core.trends import NO_TREND, load_trend
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +26,8 @@ class LoadedGeneration:
     table: VectorTable
     retriever: Retriever
     co_visits: CoVisits
+    trend: Successors
+    """What everybody came to of late, by row."""
     blend: Blend
 
     @property
@@ -68,7 +71,8 @@ class LoadedGeneration:
             reason = f"has {table.item_count} items; the manifest says {manifest.item_count}"
             raise ArtifactError("load", f"generation {number}", reason)
         retriever, co_visits = Retriever(shards, delta, table), _co_visits(manifest, files, table)
-        return cls(manifest, files, shards, delta, table, retriever, co_visits, _blend(manifest))
+        trend = NO_TREND if manifest.trend is None else load_trend(files[manifest.trend], table.row)
+        return cls(manifest, files, shards, delta, table, retriever, co_visits, trend, _blend(manifest))
 
 
 def _co_visits(manifest: Manifest, files: dict[str, Path], table: VectorTable) -> CoVisits:

@@ -22,6 +22,7 @@ CHECKPOINT = "checkpoint.safetensors"
 DELTA = "delta"
 CO_VISITS = "co_visits.safetensors"
 CO_VISITS_DELTA = "co_visits_delta.safetensors"
+TREND = "trend.json"
 REQUIRED_FILES = (USER_TOWER, ITEM_TOWER, JOINT_HEADS)
 
 _FILE_NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)?(\.[a-z]+)*")
@@ -86,8 +87,10 @@ class Manifest(_Frozen):
     """The file of what follows each item."""
     co_visits_delta: FileName | None = None
     """The file of what follows some items now, in place of what `co_visits` says."""
+    trend: FileName | None = None
+    """The file of what everybody came to of late."""
     blend: dict[str, float] = Field(default_factory=dict)
-    """How co-visits join the towers' scores; without it, not at all."""
+    """How co-visits and the trend join the towers' scores; without it, not at all."""
     metrics: dict[str, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -107,7 +110,7 @@ class Manifest(_Frozen):
             needed += [index_file(shard), items_file(shard)]
         if self.delta is not None:
             needed.append(items_file(self.delta))
-        return needed + [name for name in (self.co_visits, self.co_visits_delta) if name is not None]
+        return needed + [name for name in (self.co_visits, self.co_visits_delta, self.trend) if name is not None]
 
     @property
     def total_bytes(self) -> int:

@@ -107,6 +107,10 @@ class ItemSpace:
         row = self._table.row(item_id)
         return row if row is not None else self._fresh_row.get(item_id)
 
+    def item_id(self, row: int) -> str:
+        """The item of a row."""
+        return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
+
     def is_fresh(self, row: int) -> bool:
         """Whether the row's item is newer than the generation."""
         return row >= self._table.rows
@@ -229,7 +233,7 @@ class ItemSpace:
         cosines = (vectors @ anchor) / np.maximum(norms, 1e-12)
         found: list[Found] = []
         for at in np.argsort(-cosines, kind="stable"):
-            candidate = self._id(int(rows[at]))
+            candidate = self.item_id(int(rows[at]))
             if passes(candidate):
                 found.append(Found(candidate, float(cosines[at]), self._source(int(rows[at]))))
                 if len(found) == k:
@@ -242,9 +246,6 @@ class ItemSpace:
 
     def _source(self, row: int, otherwise: str = TOWER) -> str:
         return FRESH if self.is_fresh(row) or self._known.is_unmet[row] else otherwise
-
-    def _id(self, row: int) -> str:
-        return self._fresh.item_ids[row - self._table.rows] if self.is_fresh(row) else self._table.item_id(row)
 
     def _best(
         self,
@@ -260,12 +261,12 @@ class ItemSpace:
         scores = towers + bonuses.of(rows)
         order = np.lexsort((rows, -scores))
         order = order[scores[order] >= at_least]
-        passing = (at for at in order if passes is None or passes(self._id(int(rows[at]))))
+        passing = (at for at in order if passes is None or passes(self.item_id(int(rows[at]))))
         best = list(itertools.islice(passing, k))
         lowest = scores[best[-1]] if best else 0.0
         return [
             Found(
-                self._id(int(rows[at])),
+                self.item_id(int(rows[at])),
                 float(scores[at]),
                 self._source(int(rows[at]), CO_VISIT if towers[at] < lowest else TOWER),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -154,7 +155,7 @@ class Recommender:
             generation, self._retrieve, generation, history, interests, pool, item_filter, candidates
         )
         personal = [Candidate(*item) for item in found]
-        slate = make_slate(personal, self._popular(item_filter), pool)
+        slate = make_slate(personal, self._popular(generation, item_filter), pool)
         if query.diversity > 0.0:
             slate = self._diversified(generation, slate, query.diversity, wanted)
         has_more = len(slate) > query.page_size
@@ -273,15 +274,18 @@ class Recommender:
 
         only = None if candidates is None else filter(passes, candidates)
         space = generation.items
-        bonuses = space.inherited(generation.bonuses(history))
+        bonuses = generation.gains(space, history)
         found = space.retrieve(interests, k, passes, only, item_filter.excluded, bonuses)
         return found, space.fitting_new(interests, k, self._fresh_top_share, passes, bonuses)
 
-    def _popular(self, item_filter: ItemFilter) -> Iterator[Candidate]:
+    def _popular(self, generation: ServingGeneration, item_filter: ItemFilter) -> Iterator[Candidate]:
+        """What the generation says is trending, where it found that this matters; then what is popular now."""
         now_us = self._now_us()
+        trending = dict.fromkeys(generation.trending)
+        popular = (item_id for item_id in self._popularity.ranking() if item_id not in trending)
         return (
             Candidate(item_id, self._popularity.score(item_id), POPULAR)
-            for item_id in self._popularity.ranking()
+            for item_id in itertools.chain(trending, popular)
             if item_filter.passes(self._view.items.get(item_id), now_us)
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headwater_core.co_visits import Bonuses
+from headwater_core.co_visits import Bonuses, trend_bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
@@ -53,12 +53,16 @@ class ServingGeneration:
         load_state(self._joint_heads, loaded.joint_heads)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
+        self._trend = trend_bonuses(loaded.trend, loaded.blend)
         # What a delta adds and nobody met yet is new; what the base holds unmet has had its time.
         met = loaded.co_visits.met
         added = loaded.table.added_rows
         unmet = added[~np.isin(added, met)] if len(met) else added[:0]
         self.items = ItemSpace(loaded.table, loaded.retriever, met=met, unmet=unmet)
         """Replaced as a whole when items come and go."""
+        strongest = np.argsort(-self._trend.values, kind="stable")
+        self.trending = tuple(self.items.item_id(row) for row in self._trend.items[strongest].tolist())
+        """The items of the trend, where it counts, the strongest first."""
 
     @property
     def number(self) -> int:
@@ -85,6 +89,10 @@ class ServingGeneration:
         """What a history, oldest event first, adds to the scores of items, by their rows."""
         known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
         return self._co_visits.bonuses(list(itertools.islice(known, self.config.history_length)), self._blend)
+
+    def gains(self, items: ItemSpace, history: Sequence[HistoryEvent]) -> Bonuses:
+        """All that is added to the towers' scores: by the history, also to what inherits, and by the trend."""
+        return items.inherited(self.bonuses(history)).joined(self._trend)
 
     def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
         try:
@@ -117,10 +125,11 @@ class ServingGeneration:
         user = torch.from_numpy(interests) if len(interests) else torch.zeros(1, items.dimension)  # (K, d)
         towers, best = (vectors @ user.T).max(dim=1)  # (n, K) -> (n,)
         logits, values = self._joint_heads(user[best], vectors)  # (n, types), (n,)
-        bonuses = torch.from_numpy(items.inherited(self.bonuses(history)).of(np.asarray(rows, np.int64)))  # (n,)
+        wanted = np.asarray(rows, np.int64)
+        bonuses = torch.from_numpy(items.inherited(self.bonuses(history)).of(wanted))  # (n,), as the heads were fitted
         probabilities = self._joint_heads.probabilities(logits, towers, bonuses).numpy()
         scale = self._value_scale
-        ranking = (towers + bonuses).numpy()
+        ranking = towers.numpy() + self.gains(items, history).of(wanted)
         # The first column is the unknown type's.
         return Scores(ranking, probabilities[:, 1:], None if scale is None else values.numpy() * scale[1] + scale[0])
 

@@ -1,32 +1,48 @@
-"""How much co-visits count beside the towers: chosen on what training held out."""
+"""How much co-visits and trends count beside the towers: chosen on what training held out, then on the stream."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from headwater_core.co_visits import Blend
+from headwater_updater.prequential import TOP
 from headwater_updater.ranking import Request, ndcg_at, rank_targets
 
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
 
-_STRENGTHS = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
-_DECAYS = (0.8, 0.95)
-_REPEAT_STRENGTHS = (0.0, 0.8, 1.6, 2.4, 4.0)
-_REPEAT_DECAYS = (1.0, 0.97)
+STRENGTHS = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
+DECAYS = (0.8, 0.95)
+REPEAT_STRENGTHS = (0.0, 0.8, 1.6, 2.4, 4.0)
+REPEAT_DECAYS = (1.0, 0.97)
 _MAX_SCORES = 60_000_000
 """Scores that are looked at, at most: of a large catalogue fewer users decide."""
 _MIN_REQUESTS = 200
-_CHUNK = 128
+_SCORE_BATCH = 256
+_SCORE_ELEMENTS = 8_000_000
+"""Scores held at a time."""
+
+
+class Judged(NamedTuple):
+    """How n targets fare."""
+
+    ranks: np.ndarray
+    """(V, n) int64: under each of V blends, from 1; 0 = a miss."""
+    losses: np.ndarray
+    """(n,) float64: under the first, minus the log of the softmax's probability; NaN for a miss."""
+    top: np.ndarray
+    """(n, TOP) int64: under the first, the rows that lead, in no order; 0 where there are fewer."""
 
 
 def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
     """The blend with the best NDCG@10 on these requests among dozens; towers alone where nothing beats them.
+
+    Trends have no part in it: the requests are of different times, and of the trend there is only the latest.
 
     Args:
         learner: trained; its successors count nothing of the targets.
@@ -34,34 +50,57 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
     """
     candidates = np.flatnonzero(learner.counts)
     requests = [request for request in requests if learner.counts[request.row] > 0]
+    if not requests:
+        return Blend()
     limit = max(_MIN_REQUESTS, _MAX_SCORES // max(1, len(candidates)))
     if len(requests) > limit:
         requests = [requests[index] for index in np.linspace(0, len(requests) - 1, limit).astype(int)]
-    repeats = (0.0,) if learner.config.exclude_seen else _REPEAT_STRENGTHS
+    repeats = (0.0,) if learner.config.exclude_seen else REPEAT_STRENGTHS
     grid = [
         Blend(strength=strength, decay=decay, repeat_strength=repeat, repeat_decay=repeat_decay)
-        for strength, decay in _pairs(_STRENGTHS, _DECAYS)
-        for repeat, repeat_decay in _pairs(repeats, _REPEAT_DECAYS)
+        for strength, decay in _pairs(STRENGTHS, DECAYS)
+        for repeat, repeat_decay in _pairs(repeats, REPEAT_DECAYS)
     ]
-    vectors = learner.vectors(torch.from_numpy(candidates))
-    found: list[list[np.ndarray]] = [[] for _ in grid]
-    for start in range(0, len(requests), _CHUNK):
-        part = requests[start : start + _CHUNK]
-        scores, targets = learner.tower_scores(part, candidates, vectors)  # (c, N), (c,)
-        units = _unit_bonuses(learner, part, candidates, repeats)
-        total = torch.empty_like(scores)  # one for all: new ones each time would tear holes into the memory
-        for index, blend in enumerate(grid):
-            total.copy_(scores)
-            if blend.strength:
-                total.add_(units[Blend(strength=1.0, decay=blend.decay)], alpha=blend.strength)
-            if blend.repeat_strength:
-                unit = Blend(repeat_strength=1.0, repeat_decay=blend.repeat_decay)
-                total.add_(units[unit], alpha=blend.repeat_strength)
-            found[index].append(rank_targets(total, targets))
-    if not requests:
-        return Blend()
+    ranks = judge(learner, requests, candidates, grid).ranks
     weights = np.array([request.weight for request in requests])
-    return grid[int(np.argmax([ndcg_at(np.concatenate(ranks), weights) for ranks in found]))]
+    return grid[int(np.argmax([ndcg_at(found, weights) for found in ranks]))]
+
+
+def judge(learner: Learner, requests: Sequence[Request], candidates: np.ndarray, blends: Sequence[Blend]) -> Judged:
+    """How each request's target fares under each blend.
+
+    Args:
+        learner: gives the towers' scores and the bonuses.
+        requests: histories, each with the row of an item that came next.
+        candidates: (N,) rows, ascending; targets that are none of them are misses.
+        blends: at least one.
+    """
+    ranks, losses = np.zeros((len(blends), len(requests)), np.int64), np.full(len(requests), np.nan)
+    top = np.zeros((len(requests), TOP), np.int64)
+    n_top = min(TOP, len(candidates))
+    known = np.flatnonzero(np.isin([request.row for request in requests], candidates)).tolist()
+    known.sort(key=lambda index: len(requests[index].sequence))  # like lengths together: less padding
+    chunk = min(_SCORE_BATCH, max(1, _SCORE_ELEMENTS // max(1, len(candidates))))
+    vectors = learner.table()[torch.from_numpy(candidates)]
+    for start in range(0, len(known), chunk):
+        places = known[start : start + chunk]
+        part = [requests[index] for index in places]
+        towers, targets = learner.tower_scores(part, candidates, vectors)  # (c, N), (c,)
+        total = torch.empty_like(towers)  # one for all: new ones each time would tear holes into the memory
+        units: dict[Blend, Tensor] = {}
+        for index, blend in enumerate(blends):
+            total.copy_(towers)
+            for strength, unit in _units(blend):
+                if unit not in units:
+                    units[unit] = _unit_bonuses(learner, part, candidates, unit)
+                total.add_(units[unit], alpha=strength)
+            ranks[index, places] = rank_targets(total, targets)
+            if not index:
+                chosen = total.gather(1, targets.unsqueeze(1)).squeeze(1)  # (c,)
+                losses[places] = (total.logsumexp(1) - chosen).numpy()
+                top[places, :n_top] = candidates[total.topk(n_top, sorted=False).indices.numpy()]
+    losses[~np.isfinite(losses)] = np.nan
+    return Judged(ranks, losses, top)
 
 
 def _pairs(strengths: Sequence[float], decays: Sequence[float]) -> list[tuple[float, float]]:
@@ -69,11 +108,25 @@ def _pairs(strengths: Sequence[float], decays: Sequence[float]) -> list[tuple[fl
     return [(strength, decay) for strength in strengths for decay in (decays if strength else decays[:1])]
 
 
-def _unit_bonuses(
-    learner: Learner, requests: Sequence[Request], candidates: np.ndarray, repeats: Sequence[float]
-) -> dict[Blend, Tensor]:
-    """For each blend of strength 1, what every request's candidates get; (c, N) each."""
-    blends = [Blend(strength=1.0, decay=decay) for decay in _DECAYS]
-    if any(repeats):
-        blends += [Blend(repeat_strength=1.0, repeat_decay=decay) for decay in _REPEAT_DECAYS]
-    return {blend: learner.dense_bonuses(requests, candidates, blend) for blend in blends}
+def _units(blend: Blend) -> list[tuple[float, Blend]]:
+    """A blend's bonuses as a sum of blends of strength 1."""
+    sharpness = blend.sharpness
+    parts = [
+        (blend.strength, Blend(strength=1.0, decay=blend.decay, sharpness=sharpness)),
+        (
+            blend.repeat_strength,
+            Blend(repeat_strength=1.0, repeat_decay=blend.repeat_decay, sharpness=sharpness),
+        ),
+        (
+            blend.trend_strength,
+            Blend(trend_strength=1.0, trend_half_life=blend.trend_half_life, sharpness=sharpness),
+        ),
+    ]
+    return [(strength, unit) for strength, unit in parts if strength]
+
+
+def _unit_bonuses(learner: Learner, requests: Sequence[Request], candidates: np.ndarray, unit: Blend) -> Tensor:
+    """What every request's candidates get, (c, N) or, of a trend, (N,)."""
+    if unit.trend_strength:
+        return torch.from_numpy(learner.trend(unit).of(candidates))
+    return learner.dense_bonuses(requests, candidates, unit)

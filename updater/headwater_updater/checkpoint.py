@@ -22,7 +22,7 @@ from headwater_updater.learner_config import LearnerConfig
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _METADATA = "learner"
 
 
@@ -57,6 +57,8 @@ def save(learner: Learner) -> bytes:
     removed = [row for row, item_id in enumerate(learner.item_ids, start=1) if not learner.row(item_id)]
     tensors["removed_rows"] = torch.tensor(removed, dtype=torch.int64)
     tensors |= {f"successors.{name}": tensor for name, tensor in learner.successors.state().items()}
+    tensors["trends.weights"] = torch.from_numpy(learner.trends.weights)
+    tensors["trends.scale"] = torch.from_numpy(learner.trends.scale)
     content = {
         "schema_version": SCHEMA_VERSION,
         "config": {**asdict(learner.config), "tower": learner.config.tower.to_dict()},
@@ -109,6 +111,9 @@ def _fill(learner: Learner, tensors: dict[str, Tensor]) -> None:
     learner.heads.calibration.copy_(tensors["calibration"])
     _expect("counts", tensors["counts"], torch.from_numpy(learner.counts))
     learner.counts = tensors["counts"].numpy()
+    for key in ("weights", "scale"):
+        _expect(f"trends.{key}", tensors[f"trends.{key}"], torch.from_numpy(getattr(learner.trends, key)))
+        setattr(learner.trends, key, tensors[f"trends.{key}"].numpy())
     learner.successors.load_state({name: tensors[f"successors.{name}"] for name in ("lengths", "rows", "counts")})
 
 

@@ -103,6 +103,7 @@ def fit(
     training += [each.sequence.window(0, each.start) for each in held.values()]
     for sequence in training:
         learner.count(sequence, 0)
+    learner.follow_trend([(sequence, 0) for sequence in training])
     learner.successors.fit(((s, learner.target_weights(s, 0)) for s in training), learner.counts)
     _start_ids(learner, training)
     requests = _requests(learner, list(held.values()))
@@ -226,6 +227,7 @@ def _start_ids(learner: Learner, training: Sequence[TokenSequence]) -> None:
     with learner.seeded():
         start = torch.randn(shape) + learner.config.co_visitation_scale * co_visitation_vectors(training, *shape)
     learner.item_tower.id_embedding.data[fresh] += _ID_INIT_STD * start[fresh]
+    learner.drop_table()
 
 
 def _varied_windows(learner: Learner, training: Sequence[TokenSequence]) -> list[Window]:
@@ -276,3 +278,4 @@ def _explain_by_features(learner: Learner) -> None:
     projection = torch.linalg.solve(gram, features.T @ (weights * vectors))  # (F, d)
     learner.item_tower.shared.projection.weight.copy_(projection.T)
     learner.item_tower.id_embedding[rows] = (vectors - features @ projection).float()
+    learner.drop_table()

@@ -8,7 +8,7 @@ were about, so that publishing means a new user tower and a handful of item vect
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,25 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater_core.co_visits import HISTORY_EVENTS, Blend, Bonuses, Successors, bonuses
+from headwater_core.co_visits import HISTORY_EVENTS, Blend, Bonuses, Successors, bonuses, trend_bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import FIRST_GAP, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.towers import ItemTower, JointHeads, UserTower, score
+from headwater_core.trends import TrendTable
 from headwater_updater import checkpoint, full_training
+from headwater_updater.blending import Judged, judge
 from headwater_updater.examples import Example, Window, block_starts, to_batch, windows
 from headwater_updater.full_training import FitResult, OnProgress
 from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.objective import joint_loss
 from headwater_updater.optimizer import LazyAdam
 from headwater_updater.prequential import ScoredTarget
-from headwater_updater.ranking import Request, rank_targets
+from headwater_updater.ranking import Request
 from headwater_updater.successors import SuccessorTable
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-9
-_SCORE_BATCH = 256
-_SCORE_ELEMENTS = 8_000_000
-"""Scores held at a time."""
 
 
 class StepResult(NamedTuple):
@@ -72,14 +71,16 @@ class Learner:
         self.counts = np.zeros(1)
         """(n + 1,), how many events each item was the target of."""
         self.successors = SuccessorTable(keeps_repeats=not config.exclude_seen)
+        self.trends = TrendTable()
         self.blend = Blend()
-        """How co-visits join the towers' scores; full training chooses it."""
+        """How co-visits and trends join the towers' scores; full training chooses it, the stream corrects it."""
         self.id_adam = LazyAdam(1, tower.dimension)
         self.adam = torch.optim.AdamW(self._parameter_groups(), betas=_BETAS, eps=_EPSILON)
         weights = [config.target_weights.get(name, 0.0) for name in tower.event_types]
         self._type_weights = np.array([0.0, *weights])
         self._rows: dict[str, int] = {}
         self._removed: dict[str, int] = {}
+        self._table: Tensor | None = None  # (n + 1, d), all items' vectors, kept while they stay what they are
 
     @classmethod
     def create(cls, config: LearnerConfig, seed: int, text_features: TextFeatures | None = None) -> Learner:
@@ -130,11 +131,13 @@ class Learner:
         self.item_tower.grow(len(new))
         self.id_adam.grow(len(new))
         self.successors.grow(len(new))
+        self.trends.grow(len(new))
         self.counts = np.concatenate([self.counts, np.zeros(len(new))])
         empty = self.item_features.new_zeros(len(new), self.config.tower.feature_dimension)
         self.item_features = torch.cat([self.item_features, empty])
         rows = torch.tensor([self._rows[item_id] for item_id in item_ids], dtype=torch.int64)
         self.item_features[rows] = torch.from_numpy(np.asarray(features, np.float16))
+        self._refresh_table(rows)
 
     def item_vectors(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The items' vectors, float32 (n, d): of the given rows, else of all items in the order of `item_ids`."""
@@ -147,11 +150,23 @@ class Learner:
         found = (self.successors.of(self.row(item_id), self.counts) for item_id in item_ids)
         return [([self.item_ids[row - 1] for row in each.items.tolist()], each.weights) for each in found]
 
+    def trending(self) -> list[tuple[str, float]]:
+        """The items that trend by the blend's half-life, and how much."""
+        trend = self.trends.trend(int(self.blend.trend_half_life))
+        ids = (self.item_ids[row - 1] for row in trend.items.tolist())
+        return list(zip(ids, trend.weights.tolist(), strict=True))
+
     def bonuses(self, sequence: TokenSequence, blend: Blend) -> Bonuses:
         """What a history's items add to scores, by row, as in serving."""
         visited = sequence.item_rows[sequence.item_rows > 0][::-1][: self.config.tower.history_length]
         latest = [self._present(self.successors.of(row, self.counts)) for row in visited[:HISTORY_EVENTS].tolist()]
         return bonuses(latest, visited, blend)
+
+    def trend(self, blend: Blend) -> Bonuses:
+        """What trending items are given, by row, as in serving."""
+        present = np.ones(len(self.counts), np.bool_)
+        present[list(self._removed.values())] = False
+        return trend_bonuses(self.trends.trend(int(blend.trend_half_life), present), blend)
 
     def fit(
         self,
@@ -180,11 +195,7 @@ class Learner:
         self, new: Sequence[tuple[TokenSequence, int]], replay: Sequence[tuple[TokenSequence, int]], n_steps: int
     ) -> StepResult:
         """As `step`, on pairs of a history and the index of its first new event."""
-        sources = [np.empty(0, np.int64)]
-        for sequence, start in new:
-            self.count(sequence, start)
-            sources.append(self.successors.add(sequence, self.target_weights(sequence, start), start))
-        touched_sources = np.unique(np.concatenate(sources))
+        touched_sources = self._count_latest(new)
         fresh = [window for sequence, start in new for window in self._recent_windows(sequence, start)]
         old = [window for sequence, start in replay for window in self._recent_windows(sequence, start)]
         touched = _target_rows(fresh)
@@ -204,6 +215,18 @@ class Learner:
                 rates = self.config.online_learning_rate, self.config.online_id_learning_rate
                 losses.append(self.learn_batch(group, *rates, touched))
         return StepResult(float(np.mean(losses)), touched, touched_sources)
+
+    def count_latest(self, new: Sequence[Example]) -> np.ndarray:
+        """Count new events without moving a weight; the items whose successors were counted, (s,) sorted."""
+        return self._count_latest([self._split(example) for example in new])
+
+    def _count_latest(self, new: Sequence[tuple[TokenSequence, int]]) -> np.ndarray:
+        sources = [np.empty(0, np.int64)]
+        self.follow_trend(new)
+        for sequence, start in new:
+            self.count(sequence, start)
+            sources.append(self.successors.add(sequence, self.target_weights(sequence, start), start))
+        return np.unique(np.concatenate(sources))
 
     def _recent_windows(self, sequence: TokenSequence, start: int) -> list[Window]:
         """Windows for the targets from `start` on, with as much before them as steps read."""
@@ -248,53 +271,71 @@ class Learner:
             learning_rate=id_rate,
             weight_decay=self.config.weight_decay,
         )
+        if touched is None:
+            self.drop_table()
+        else:
+            self._refresh_table(losses.rows[moves])
         return losses.next_item
 
-    def score(self, examples: Sequence[Example]) -> list[ScoredTarget]:
+    def score(
+        self,
+        examples: Sequence[Example],
+        blends: Sequence[Blend] | None = None,
+        asked: Container[int] | None = None,
+    ) -> list[ScoredTarget]:
         """Rank each target among the last `n_new` events of the examples, among all items there are now.
 
         Each is predicted from the events before its timestamp block, as serving would have: nothing is learned here.
+
+        Args:
+            examples: one per subject.
+            blends: how the target would rank under others is told, too; None: under this learner's alone.
+            asked: positions of the events that matter; None: all.
         """
         scored: list[ScoredTarget] = []
         requests: list[Request] = []
         waiting: list[int] = []
         candidates = np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
+        popular = self._popularity()
         for example in examples:
             sequence = self.tokens(example.events)
             times_us = np.array([event.event_time_us for event in example.events], np.int64)
             starts = block_starts(times_us)
             kept = np.cumsum([0, *(self._is_token(event) for event in example.events)])
+            before: dict[int, TokenSequence] = {}  # the targets of one block share a history
             for index in range(len(example.events) - example.n_new, len(example.events)):
                 event = example.events[index]
                 if not self.config.target_weights.get(event.event_type) or not event.item_id:
+                    continue
+                if asked is not None and event.position not in asked:
                     continue
                 row, known = self.row(event.item_id), int(kept[starts[index]])
                 scored.append(ScoredTarget(event.position, 0, bool(self.counts[row] == 0), known == 0))
                 if row and known:
                     waiting.append(len(scored) - 1)
-                    requests.append(Request(sequence.window(0, known), row))
+                    before.setdefault(known, sequence.window(0, known))
+                    requests.append(Request(before[known], row))
                 elif row:
-                    rank = int((self.counts[candidates] >= self.counts[row]).sum())
+                    rank = int((popular[candidates] >= popular[row]).sum())
                     scored[-1] = scored[-1]._replace(rank=rank)
-        found = self.ranks(requests, candidates)
-        for index, rank in zip(waiting, found.tolist(), strict=True):
-            scored[index] = scored[index]._replace(rank=rank)
+        found = self.judge(requests, candidates, blends)
+        of_each = (found.ranks.T.tolist(), found.losses.tolist(), found.top.tolist())
+        for index, ranks, loss, top in zip(waiting, *of_each, strict=True):
+            known_loss = None if math.isnan(loss) else loss
+            others = tuple(ranks) if blends is not None else ()
+            scored[index] = scored[index]._replace(rank=ranks[0], loss=known_loss, ranks_under=others, top=tuple(top))
         return scored
 
     def ranks(self, requests: Sequence[Request], candidates: np.ndarray) -> np.ndarray:
         """The rank of each request's target after its history, among the candidate rows (ascending); 0 = a miss."""
-        found = np.zeros(len(requests), np.int64)
-        known = np.flatnonzero(np.isin([request.row for request in requests], candidates)).tolist()
-        known.sort(key=lambda index: len(requests[index].sequence))  # like lengths together: less padding
-        chunk = min(_SCORE_BATCH, max(1, _SCORE_ELEMENTS // max(1, len(candidates))))
-        vectors = self.vectors(torch.from_numpy(candidates))
-        for start in range(0, len(known), chunk):
-            part = [requests[index] for index in known[start : start + chunk]]
-            scores, targets = self.tower_scores(part, candidates, vectors)
-            if self.blend.is_active:
-                scores = scores + self.dense_bonuses(part, candidates, self.blend)
-            found[known[start : start + chunk]] = rank_targets(scores, targets)
-        return found
+        ranks: np.ndarray = self.judge(requests, candidates).ranks[0]
+        return ranks
+
+    def judge(
+        self, requests: Sequence[Request], candidates: np.ndarray, blends: Sequence[Blend] | None = None
+    ) -> Judged:
+        """How each request's target fares among the candidate rows (ascending) under each blend; None: this one's."""
+        return judge(self, requests, candidates, [self.blend] if blends is None else blends)
 
     @torch.inference_mode()
     def tower_scores(
@@ -314,7 +355,7 @@ class Learner:
         different = {id(request.sequence): request.sequence for request in requests}
         reader = {key: index for index, key in enumerate(different)}
         tensors = collate(list(different.values()), self.config.tower, self.text_features)
-        interests = self.user_tower(tensors, self.vectors(tensors.item_rows))  # (s, K, d)
+        interests = self.user_tower(tensors, self.table()[tensors.item_rows])  # (s, K, d)
         scores = score(interests, vectors)  # (s, N)
         scores = scores[[reader[id(request.sequence)] for request in requests]]  # (c, N)
         place = np.full(len(self.counts), -1)
@@ -334,8 +375,28 @@ class Learner:
         return torch.from_numpy(np.stack([found[id(request.sequence)] for request in requests]))
 
     @torch.inference_mode()
+    def table(self) -> Tensor:
+        """(n + 1, d), the vectors of all rows, as published. Kept: an incremental step moves few of them."""
+        if self._table is None:
+            self._table = self.vectors(torch.arange(len(self.item_ids) + 1))
+        return self._table
+
+    def drop_table(self) -> None:
+        """Say that the vectors of all items may have moved."""
+        self._table = None
+
+    @torch.inference_mode()
+    def _refresh_table(self, rows: Tensor) -> None:
+        """Compute these rows anew; the table may have grown."""
+        if self._table is not None:
+            n_more = len(self.item_ids) + 1 - len(self._table)
+            if n_more:
+                self._table = torch.cat([self._table, self._table.new_zeros(n_more, self._table.shape[1])])
+            self._table[rows] = self.vectors(rows)
+
+    @torch.inference_mode()
     def vectors(self, rows: Tensor) -> Tensor:
-        """(…,) rows → (…, d), as published: no id is hidden."""
+        """(…,) rows → (…, d), computed, as published: no id is hidden."""
         self.item_tower.eval()
         vectors: Tensor = self.item_tower(rows, self.item_features[rows].float())
         return vectors
@@ -361,6 +422,26 @@ class Learner:
     def count(self, sequence: TokenSequence, start: int) -> None:
         """Count the targets from `start` on."""
         np.add.at(self.counts, sequence.item_rows[self.target_weights(sequence, start) > 0], 1.0)
+
+    def follow_trend(self, sequences: Sequence[tuple[TokenSequence, int]]) -> None:
+        """Count the targets from each index on as what happened last, in the order of their times."""
+        rows, times_us = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for sequence, start in sequences:
+            targets = self.target_weights(sequence, start) > 0
+            rows.append(sequence.item_rows[targets])
+            times_us.append(sequence.event_time_us[targets])
+        order = np.argsort(np.concatenate(times_us), kind="stable")
+        self.trends.add(np.concatenate(rows)[order])
+
+    def _popularity(self) -> np.ndarray:
+        """(n + 1,), what a user of whom nothing is known is offered by."""
+        if not self.blend.trend_strength:
+            return self.counts
+        trend = self.trends.trend(int(self.blend.trend_half_life))
+        # What no trend names comes after all that one does.
+        popular: np.ndarray = self.counts / (1.0 + self.counts.sum()) * 1e-3
+        popular[trend.items] += trend.weights
+        return popular
 
     def _present_counts(self) -> np.ndarray:
         """(n + 1,), the counts of the items that can be candidates; 0 for those that were removed."""
@@ -400,6 +481,7 @@ class Learner:
         """Go back to the weights of a `snapshot`."""
         for name, tensor in checkpoint.weights(self).items():
             tensor.data.copy_(snapshot[name])
+        self.drop_table()
 
 
 def _target_rows(cut: Sequence[Window]) -> np.ndarray:

@@ -15,7 +15,7 @@ _REPLAY_DEPTH = 2
 
 def new_examples(
     log: FeedbackLog, new: Sequence[LoggedEvent], event_types: Mapping[str, EventType], history_length: int
-) -> list[Example]:
+) -> dict[Subject, Example]:
     """One example per subject that has new events in its history.
 
     The context is read from the log as serving reads it, rejected events included: what is learned from a history
@@ -27,7 +27,7 @@ def new_examples(
         event_types: the registered types, by name.
         history_length: how many events the user tower reads.
     """
-    found: list[Example] = []
+    found: dict[Subject, Example] = {}
     for subject, theirs in by_subject(new, event_types).items():
         first = _order(theirs[0])
         positions = {each.position for each in theirs}
@@ -40,7 +40,7 @@ def new_examples(
             if each.position not in positions and each.position < newest and _order(each) < first
         ]
         events = [history_event(each) for each in (*context[-history_length:], *theirs)]
-        found.append(Example(events, len(theirs)))
+        found[subject] = Example(events, len(theirs))
     return found
 
 

@@ -22,6 +22,12 @@ class ScoredTarget(NamedTuple):
     """No event on the item had been learned."""
     is_new_user: bool
     """Nothing of the user came before it."""
+    loss: float | None = None
+    """Minus the log of its probability among all items; None for a miss and for a new user."""
+    ranks_under: tuple[int, ...] = ()
+    """What its rank would have been under other blends, where that was asked."""
+    top: tuple[int, ...] = ()
+    """The rows of the first ten, where that was asked."""
 
     @property
     def hit(self) -> float:
@@ -72,7 +78,7 @@ class Prequential:
     def add(self, targets: Iterable[ScoredTarget]) -> None:
         """Count targets, in the log's order."""
         for target in targets:
-            self._latest.append(target)
+            self._latest.append(target._replace(ranks_under=(), top=()))
             for name in _slices(target):
                 self._total[name] = self._total[name].plus(target)
 
@@ -97,13 +103,16 @@ class Prequential:
                 named[f"{prefix}_hr_at_10"] = tally.hr
                 named[f"{prefix}_ndcg_at_10"] = tally.ndcg
                 named[f"{prefix}_targets"] = float(tally.n)
+        losses = [target.loss for target in self._latest if target.loss is not None]
+        if losses:
+            named["prequential_loss"] = math.fsum(losses) / len(losses)
         return named
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         return {
             "window": self._latest.maxlen,
-            "latest": [list(target) for target in self._latest],
+            "latest": [list(target[:5]) for target in self._latest],
             "total": {name: list(tally) for name, tally in self._total.items()},
         }
 
@@ -111,7 +120,7 @@ class Prequential:
     def load_state(cls, state: Mapping[str, Any]) -> Prequential:
         """The metrics that `state` described."""
         metrics = cls(int(state["window"]))
-        metrics._latest.extend(ScoredTarget(*entry) for entry in state["latest"])
+        metrics._latest.extend(ScoredTarget(*entry[:5]) for entry in state["latest"])
         metrics._total.update({name: Tally(*entry) for name, entry in state["total"].items()})
         return metrics
 

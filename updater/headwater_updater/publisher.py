@@ -29,6 +29,7 @@ from headwater_core.manifest import (
     DELTA,
     ITEM_TOWER,
     JOINT_HEADS,
+    TREND,
     USER_TOWER,
     FileEntry,
     Manifest,
@@ -38,6 +39,7 @@ from headwater_core.manifest import (
 from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
 from headwater_core.shards import Delta, IndexKind, Shard
 from headwater_core.towers import save_state
+from headwater_core.trends import save_trend
 from headwater_updater.learner import Learner
 from headwater_updater.lease import now_us
 
@@ -164,6 +166,7 @@ class Publisher:
             delta=None if full else DELTA,
             co_visits=CO_VISITS,
             co_visits_delta=CO_VISITS_DELTA if CO_VISITS_DELTA in visits else None,
+            trend=TREND,
             blend=draft.learner.blend.to_dict(),
             metrics=dict(draft.metrics),
         )
@@ -224,10 +227,17 @@ class Publisher:
             USER_TOWER: save_state(learner.user_tower),
             ITEM_TOWER: save_state(learner.item_tower.shared),
             JOINT_HEADS: save_state(learner.heads),
+            TREND: _trend(draft),
             CHECKPOINT: learner.state(),
             **draft.training_state,
         }
         return {name: self._store.put_blob(content) for name, content in contents.items()}
+
+
+def _trend(draft: Draft) -> bytes:
+    items = frozenset(draft.items)
+    present = [(item_id, weight) for item_id, weight in draft.learner.trending() if item_id in items]
+    return save_trend([item_id for item_id, _ in present], [weight for _, weight in present])
 
 
 def vectors_of(learner: Learner, item_ids: Sequence[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ a round moves is in the files that publishing writes, so a session may end anywh
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +21,15 @@ from headwater_core.feedback_log import subject_hash
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT
 from headwater_core.registry import Lease
+from headwater_updater.blend_search import BlendSearch
 from headwater_updater.bootstrap import OnProgress, bootstrap
 from headwater_updater.catalogue_feed import CatalogueStep, follow
+from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership, now_us
 from headwater_updater.log_examples import events_before_their_item, links_of, new_examples, replay_examples
 from headwater_updater.metrics import UpdaterMetrics
+from headwater_updater.online import OnlineLearning
 from headwater_updater.prequential import Prequential
 from headwater_updater.publisher import STABLE, Draft, Published, Publisher
 from headwater_updater.replay import ReplayBuffer
@@ -74,6 +78,7 @@ class TrainingSession:
         self._metrics = metrics
         self._learner = learner
         self._state = state
+        self._online = OnlineLearning(learner, state.search, settings.steps_per_round)
         self._items = items
         self._revision = catalogue_revision
         self._published = published
@@ -181,6 +186,7 @@ class TrainingSession:
         state = SessionState(
             ReplayBuffer(settings.replay_capacity, settings.seed),
             Prequential(settings.prequential_window),
+            BlendSearch(first.learner.blend, with_repeats=not first.learner.config.exclude_seen),
             erasure,
         )
         state.replay.add(first.learned)
@@ -306,23 +312,26 @@ class TrainingSession:
         log, settings, learner = self._resources.log, self._settings, self._learner
         length = settings.history_length
         fresh = new_examples(log, kept, event_types, length)
-        self._state.prequential.add(learner.score(fresh))
-        new = fresh + new_examples(log, late, event_types, length)
+        foreseen = self._online.foresee(list(fresh.values()))
+        self._state.prequential.add(foreseen)
+        both = itertools.chain(fresh.items(), new_examples(log, late, event_types, length).items())
+        new = [example for subject, example in both if not is_held_out(subject)]
         if not new:
             return
         n_new = sum(example.n_new for example in new)
         wanted = min(settings.replay_limit, math.ceil(settings.replay_ratio * n_new))
         replayed = replay_examples(log, self._state.replay.sample(wanted, self.offset), length)
-        result = learner.step(new, replayed, settings.steps_per_round)
+        result = self._online.learn(new, replayed, foreseen)
         # Rows count from 1: row 0 is "no item".
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)
         self._moved_visits.update(learner.item_ids[row - 1] for row in result.touched_sources)
-        learned = [each for each in (*late, *kept) if each.event.event_type in learner.config.target_weights]
-        self._state.replay.add(each.position for each in learned)
-        live = [each.received_time_us for each in kept if not each.event.backfill]
+        learned = [each for each in (*late, *kept) if not is_held_out(each.event.subject)]
+        targets = learner.config.target_weights
+        self._state.replay.add(each.position for each in learned if each.event.event_type in targets)
+        live = [each.received_time_us for each in learned if not each.event.backfill]
         if live:
             self._oldest_live_us = min(self._oldest_live_us or live[0], *live)
-        self._metrics.learned.inc(len(kept) + len(late))
+        self._metrics.learned.inc(len(learned))
         self._has_changes = True
 
     def _retire(self) -> None:

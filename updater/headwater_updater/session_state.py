@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headwater_core.errors import ArtifactError
+from headwater_core.errors import ArtifactError, InvalidFieldError
+from headwater_updater.blend_search import BlendSearch
 from headwater_updater.prequential import Prequential
 from headwater_updater.replay import ReplayBuffer
 
 REPLAY = "replay.safetensors"
 SESSION = "session.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -21,6 +22,7 @@ class SessionState:
 
     replay: ReplayBuffer
     prequential: Prequential
+    search: BlendSearch
     erasure: int = 0
     """The number of the last erasure that was followed."""
 
@@ -29,6 +31,7 @@ class SessionState:
         session = {
             "schema_version": SCHEMA_VERSION,
             "prequential": self.prequential.state(),
+            "blend_search": self.search.state(),
             "erasure": self.erasure,
         }
         return {REPLAY: self.replay.state(), SESSION: json.dumps(session, separators=(",", ":")).encode()}
@@ -48,6 +51,7 @@ class SessionState:
             if session["schema_version"] != SCHEMA_VERSION:
                 raise ArtifactError("read", SESSION, f"has schema version {session['schema_version']}")
             prequential, erasure = Prequential.load_state(session["prequential"]), int(session["erasure"])
-        except (ValueError, KeyError, TypeError) as error:
+            search = BlendSearch.load_state(session["blend_search"])
+        except (ValueError, KeyError, TypeError, InvalidFieldError) as error:
             raise ArtifactError("read", SESSION, f"is no session state: {error}") from error
-        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, erasure)
+        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, search, erasure)

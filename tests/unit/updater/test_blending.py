@@ -135,8 +135,8 @@ def test_the_choice_is_the_best_of_what_was_tried() -> None:
         return ndcg_at(learner.ranks(requests, CANDIDATES))
 
     assert chosen.is_active
-    for strength in blending._STRENGTHS:
-        for repeat_strength in blending._REPEAT_STRENGTHS:
+    for strength in blending.STRENGTHS:
+        for repeat_strength in blending.REPEAT_STRENGTHS:
             other = Blend(strength=strength, repeat_strength=repeat_strength, decay=chosen.decay)
             assert found(chosen) >= found(other)
 

@@ -43,7 +43,7 @@ def test_new_events_stand_behind_what_came_before(log: FeedbackLog) -> None:
     """Context is the subject's own earlier events, at most a history long; new events are last, in time's order."""
     events = [write(log, at_s) for at_s in (10, 20, 30, 50, 40)]
     write(log, 35, user_id="other")
-    found = new_examples(log, events[3:], BUILT_IN_EVENT_TYPES, history_length=2)
+    found = list(new_examples(log, events[3:], BUILT_IN_EVENT_TYPES, history_length=2).values())
     assert [positions(example) for example in found] == [([2, 3, 5, 4], 2)]
 
 
@@ -51,7 +51,7 @@ def test_what_was_written_after_the_batch_is_not_seen(log: FeedbackLog) -> None:
     """An event that is already in the log, but not read yet, is no context: it will be new itself."""
     first = write(log, 20)
     write(log, 10)
-    assert [positions(e) for e in new_examples(log, [first], BUILT_IN_EVENT_TYPES, 10)] == [([1], 1)]
+    assert [positions(e) for e in new_examples(log, [first], BUILT_IN_EVENT_TYPES, 10).values()] == [([1], 1)]
 
 
 def test_a_late_event_sees_only_what_happened_before_it(log: FeedbackLog) -> None:
@@ -59,14 +59,14 @@ def test_a_late_event_sees_only_what_happened_before_it(log: FeedbackLog) -> Non
     write(log, 10)
     write(log, 30)
     late = write(log, 20)
-    assert [positions(e) for e in new_examples(log, [late], BUILT_IN_EVENT_TYPES, 10)] == [([1, 3], 1)]
+    assert [positions(e) for e in new_examples(log, [late], BUILT_IN_EVENT_TYPES, 10).values()] == [([1, 3], 1)]
 
 
 def test_impressions_are_in_no_history(log: FeedbackLog) -> None:
     """What is not part of histories is neither new nor context."""
     shown = write(log, 10, "impression")
     clicked = write(log, 20)
-    found = new_examples(log, [shown, clicked], BUILT_IN_EVENT_TYPES, 10)
+    found = list(new_examples(log, [shown, clicked], BUILT_IN_EVENT_TYPES, 10).values())
     assert [positions(example) for example in found] == [([2], 1)]
 
 
@@ -78,7 +78,7 @@ def test_a_linked_visitors_events_are_the_users(log: FeedbackLog) -> None:
     links = links_of(log, [before, after])
     assert links == {"v": "u"}
     cleaned = Cleaner().clean([link, after], BUILT_IN_EVENT_TYPES, links).events
-    assert [positions(e) for e in new_examples(log, cleaned, BUILT_IN_EVENT_TYPES, 10)] == [([1, 2, 3], 2)]
+    assert [positions(e) for e in new_examples(log, cleaned, BUILT_IN_EVENT_TYPES, 10).values()] == [([1, 2, 3], 2)]
 
 
 def test_replayed_events_stand_last_behind_their_past(log: FeedbackLog) -> None:

@@ -32,6 +32,7 @@ class FakeLearner:
         self.item_ids = [str(number) for number in range(n_items)]
         self.follows: dict[str, dict[str, float]] = {}
         self.blend = Blend(strength=1.0, sharpness=10.0, decay=0.5)
+        self.trend: list[tuple[str, float]] = []
         torch.manual_seed(0)
         self.user_tower, self.item_tower, self.heads = UserTower(CONFIG), ItemTower(CONFIG), JointHeads(CONFIG)
 
@@ -43,6 +44,9 @@ class FakeLearner:
 
     def state(self) -> bytes:
         return b"checkpoint"
+
+    def trending(self) -> list[tuple[str, float]]:
+        return self.trend
 
     def successors_of(self, item_ids: Sequence[str]) -> list[tuple[list[str], np.ndarray]]:
         lists = [self.follows.get(item_id, {}) for item_id in item_ids]
@@ -189,3 +193,12 @@ def test_the_blend_travels_in_the_manifest(world: World) -> None:
     world.publish()
     assert world.loaded().blend == Blend()
     assert world.bonuses("3") == {}
+
+
+def test_the_trend_is_of_what_can_be_retrieved(world: World) -> None:
+    """By row, in every publication; what was taken out of the catalogue does not trend."""
+    world.learner.trend = [("7", 2.0), ("39", 1.0)]
+    world.publish(items=[str(number) for number in range(39)])
+    generation = world.loaded()
+    assert generation.trend.items.tolist() == [generation.table.row("7")]
+    assert generation.trend.weights.tolist() == [2.0]

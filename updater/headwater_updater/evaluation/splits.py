@@ -26,6 +26,7 @@ class Protocol(StrEnum):
 
     LEAVE_ONE_OUT = "leave-one-out"
     GLOBAL_TIME = "global-time"
+    PREQUENTIAL = "prequential"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,15 @@ def train(
     with clock.stage("encoding"):
         texts, n_texts = _encode(task, clock, make_encoder, report)
     vector_dimension = max((len(vector) for vector in task.item_vectors.values()), default=0)
-    config = _configuration(task, settings, texts.dimension, vector_dimension)
+    config = configuration(
+        task.training,
+        task.event_types,
+        settings,
+        text_dimension=texts.dimension,
+        vector_dimension=vector_dimension,
+        allow_repeats=task.allow_repeats,
+        reads_query_time=task.query_times_us is not None,
+    )
     learner = Learner.create(config, seed, texts.features)
     # What is only in the users' histories has no training event: it is read by its features, and never recommended.
     everything = chain(task.candidates, (e.item_id for events in (*task.training, *task.asked) for e in events))
@@ -126,7 +134,16 @@ def train(
     return Trained(learner, result, n_texts, len(texts), budget_s, learner.config.max_validation_users)
 
 
-def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int, vector_dimension: int) -> LearnerConfig:
+def configuration(
+    training: Sequence[Sequence[HistoryEvent]],
+    event_types: Mapping[str, EventType],
+    settings: UpdaterSettings,
+    *,
+    text_dimension: int,
+    vector_dimension: int,
+    allow_repeats: bool,
+    reads_query_time: bool = False,
+) -> LearnerConfig:
     """As bootstrap configures a learner; only `exclude_seen` and `reads_query_time` are as the lists will be made."""
     tower = TowerConfig(
         dimension=settings.dimension,
@@ -136,12 +153,10 @@ def _configuration(task: Task, settings: UpdaterSettings, text_dimension: int, v
         history_length=settings.history_length,
         text_dimension=text_dimension,
         vector_dimension=vector_dimension,
-        reads_query_time=task.query_times_us is not None,
+        reads_query_time=reads_query_time,
     )
     return LearnerConfig(
-        fit_vocabulary(tower, task.training, task.event_types),
-        target_weights(task.event_types),
-        exclude_seen=not task.allow_repeats,
+        fit_vocabulary(tower, training, event_types), target_weights(event_types), exclude_seen=not allow_repeats
     )
 
 

@@ -1,0 +1,196 @@
+"""The product's learner as arms of a prequential evaluation: frozen, live, learning, and deliberately spoilt."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from headwater_core.events import HistoryEvent, Subject, SubjectKind
+from headwater_updater.evaluation.streams import Round
+from headwater_updater.examples import Example
+from headwater_updater.held_out import is_held_out
+from headwater_updater.learner import Learner
+from headwater_updater.online import OnlineLearning
+from headwater_updater.prequential import ScoredTarget
+from headwater_updater.replay import ReplayBuffer
+from headwater_updater.settings import UpdaterSettings
+
+Features = Callable[[Sequence[str]], np.ndarray]
+"""Item ids → what the item tower reads of them, (n, F)."""
+
+
+class LiveArm:
+    """Weights that stand still; histories go on, new items join by what is written of them."""
+
+    def __init__(self, name: str, learner: Learner, features: Features) -> None:
+        """Args: name: of the arm; learner: trained on all before the stream; features: of items."""
+        self.name = name
+        self.learner = learner
+        self.learned_until_us = -1
+        self._features = features
+
+    def judge(self, each: Round) -> list[ScoredTarget]:
+        """How the targets asked for fare."""
+        return self.learner.score(each.examples, asked=each.asked)
+
+    def learn(self, each: Round) -> None:
+        """Take in the items that came."""
+        if each.new_item_ids:
+            self.learner.add_items(each.new_item_ids, self._features(each.new_item_ids))
+        self.learned_until_us = each.end_us
+
+
+class FrozenArm(LiveArm):
+    """Weights, histories and catalogue as they were when the stream began."""
+
+    def __init__(self, name: str, learner: Learner, features: Features, before: Mapping[str, Sequence[HistoryEvent]]):
+        """Args: before: the histories when the stream begins; the others as for `LiveArm`."""
+        super().__init__(name, learner, features)
+        self._before = before
+
+    def judge(self, each: Round) -> list[ScoredTarget]:
+        """Every target is foreseen from the same history of its user."""
+        examples = [
+            Example([*self._before.get(user_id, ()), event], 1)
+            for user_id, example in zip(each.user_ids, each.examples, strict=True)
+            for event in example.events[len(example.events) - example.n_new :]
+            if event.position in each.asked
+        ]
+        return self.learner.score(examples, asked=each.asked)
+
+    def learn(self, each: Round) -> None:
+        """Nothing is taken in."""
+
+
+class OnlineArm(LiveArm):
+    """The product: every round is learned after it was foreseen, as the daemon does it."""
+
+    def __init__(
+        self,
+        name: str,
+        learner: Learner,
+        features: Features,
+        before: Mapping[str, Sequence[HistoryEvent]],
+        settings: UpdaterSettings,
+        *,
+        delay_rounds: int = 0,
+        other_items: Mapping[int, str] | None = None,
+        is_counting_only: bool = False,
+    ) -> None:
+        """Go on from what was learned before.
+
+        Args:
+            name: of the arm.
+            learner: trained on `before`.
+            features: of items.
+            before: histories that can be replayed.
+            settings: how much is replayed, and how many steps a round takes.
+            delay_rounds: so many rounds later is each of them learned.
+            other_items: by position, what is learned in place of an event's item, once that is known.
+            is_counting_only: whether counts alone go on (co-visits, trends, popularity) and no weight moves.
+        """
+        super().__init__(name, learner, features)
+        self.online = OnlineLearning(learner, n_steps=settings.steps_per_round)
+        self._settings = settings
+        self._delay_rounds, self._other_items = delay_rounds, other_items
+        self._is_counting_only = is_counting_only
+        self._waiting: deque[tuple[Round, list[ScoredTarget]]] = deque()
+        self._foreseen: list[ScoredTarget] = []
+        self._histories = {user_id: list(events) for user_id, events in before.items()}
+        self._place = {e.position: (user_id, at) for user_id, events in before.items() for at, e in enumerate(events)}
+        self._replay = ReplayBuffer(settings.replay_capacity, settings.seed)
+        self._replay.add(sorted(self._place))
+
+    def judge(self, each: Round) -> list[ScoredTarget]:
+        """How the targets asked for fare, also under the blends that might serve next."""
+        self._foreseen = self.online.foresee(each.examples, each.asked)
+        return self._foreseen
+
+    def learn(self, each: Round) -> None:
+        """Take in the items that came, and learn the round whose turn it is."""
+        super().learn(each)
+        self._waiting.append((each, self._foreseen))
+        if len(self._waiting) > self._delay_rounds:
+            self._learn(*self._waiting.popleft())
+
+    def _learn(self, each: Round, foreseen: Sequence[ScoredTarget]) -> None:
+        length = self.learner.config.tower.history_length
+        learned = [
+            (user_id, example)
+            for user_id, example in zip(each.user_ids, each.examples, strict=True)
+            if not is_held_out(Subject(SubjectKind.USER, user_id))
+        ]
+        new = [self._spoilt(Example(e.events[-(length + e.n_new) :], e.n_new)) for _, e in learned]
+        wanted = min(self._settings.replay_limit, math.ceil(self._settings.replay_ratio * sum(e.n_new for e in new)))
+        replayed = []
+        for position in self._replay.sample(wanted):
+            user_id, at = self._place[position]
+            replayed.append(Example(self._histories[user_id][max(0, at - length) : at + 1], 1))
+        if self._is_counting_only:
+            self.online.count(new, foreseen)
+        else:
+            self.online.learn(new, replayed, foreseen)
+        for user_id, example in learned:
+            history = self._histories.setdefault(user_id, [])
+            events = example.events[len(example.events) - example.n_new :]
+            self._place.update((event.position, (user_id, len(history) + k)) for k, event in enumerate(events))
+            history += events
+            self._replay.add(event.position for event in events if event.item_id)
+
+    def _spoilt(self, example: Example) -> Example:
+        """The example with other items in its new events, where that is asked."""
+        if self._other_items is None:
+            return example
+        split = len(example.events) - example.n_new
+        other = [
+            event._replace(item_id=item_id)
+            if (item_id := self._other_items.get(event.position, "")) and self.learner.row(item_id)
+            else event
+            for event in example.events[split:]
+        ]
+        return Example([*example.events[:split], *other], example.n_new)
+
+
+class RetrainedArm(LiveArm):
+    """Trained anew, from nothing, on all there is whenever so many events have come; frozen in between."""
+
+    def __init__(
+        self,
+        name: str,
+        learner: Learner,
+        features: Features,
+        before: Mapping[str, Sequence[HistoryEvent]],
+        train: Callable[[Mapping[str, Sequence[HistoryEvent]]], Learner],
+        interval: int,
+    ) -> None:
+        """Args: train: histories → a learner; interval: events from one training to the next."""
+        super().__init__(name, learner, features)
+        self._histories = {user_id: list(events) for user_id, events in before.items()}
+        self._train, self._interval = train, interval
+        self._n_waiting = 0
+
+    def learn(self, each: Round) -> None:
+        """Take in the round, and train when it is time."""
+        super().learn(each)
+        for user_id, example in zip(each.user_ids, each.examples, strict=True):
+            self._histories[user_id] = list(example.events)
+            self._n_waiting += example.n_new
+        if self._n_waiting >= self._interval:
+            self._n_waiting = 0
+            self.learner = self._train(self._histories)
+
+
+class LeakingArm(OnlineArm):
+    """Learns what it is about to be asked: the evaluation has to notice."""
+
+    def judge(self, each: Round) -> list[ScoredTarget]:
+        """After having learned the round."""
+        super().judge(each)
+        super().learn(each)
+        return self.learner.score(each.examples, asked=each.asked)
+
+    def learn(self, each: Round) -> None:
+        """Has been done."""
