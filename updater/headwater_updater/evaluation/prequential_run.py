@@ -24,7 +24,7 @@ from headwater_updater.evaluation.learner_arms import (
 )
 from headwater_updater.evaluation.simple_arms import CountingArm, OwnItemsArm, PairArm, PopularArm
 from headwater_updater.evaluation.splits import Histories, IsTarget
-from headwater_updater.evaluation.streams import Round, Timeline, UserEvent, by_user, rounds, sampled_targets
+from headwater_updater.evaluation.streams import Round, Rounds, Timeline, UserEvent, by_user, sampled_targets
 from headwater_updater.examples import Example
 from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
@@ -129,7 +129,7 @@ def run(plan: Plan, on_share: Callable[[str, float], None]) -> Outcome:
 
     asked = sampled_targets(timeline.stream, plan.is_target, plan.max_targets)
     size = max(_MIN_ROUND, len(timeline.stream) // _ROUNDS)
-    parts = list(rounds(before, timeline.stream, size, asked))
+    parts = Rounds(before, timeline.stream, size, asked)
     interval = len(timeline.stream) // (_RETRAININGS + 1)
     delay = int(_DELAY_SHARE * len(parts))
 
@@ -166,7 +166,7 @@ def run(plan: Plan, on_share: Callable[[str, float], None]) -> Outcome:
         "permuted": _run_arm(online("items permuted in what is learned", other_items=others), parts, on_share),
         "delayed": _run_arm(online("learned late", delay_rounds=delay), parts, on_share),
     }
-    leaking = parts[: max(1, len(parts) // 5)]
+    leaking = Rounds(before, timeline.stream[: max(1, len(timeline.stream) // 5)], size, asked)
     controls["leaking"] = _run_arm(online("learns what it is asked", LeakingArm), leaking, on_share, is_guarded=False)
     caught = False
     try:
@@ -205,9 +205,7 @@ def run(plan: Plan, on_share: Callable[[str, float], None]) -> Outcome:
     )
 
 
-def _run_arm(
-    arm: Arm, parts: Sequence[Round], on_share: Callable[[str, float], None], *, is_guarded: bool = True
-) -> ArmResult:
+def _run_arm(arm: Arm, parts: Rounds, on_share: Callable[[str, float], None], *, is_guarded: bool = True) -> ArmResult:
     """Foresee and learn all rounds.
 
     Raises:
@@ -238,7 +236,7 @@ def _tuned(
     timeline = plan.timeline
     warm = by_user(timeline.warm_up)
     asked = sampled_targets(timeline.tuning, plan.is_target, _TUNING_TARGETS)
-    parts = list(rounds(warm, timeline.tuning, max(_MIN_ROUND, len(timeline.tuning) // _ROUNDS), asked))
+    parts = Rounds(warm, timeline.tuning, max(_MIN_ROUND, len(timeline.tuning) // _ROUNDS), asked)
     chosen: dict[str, Any] = {}
     simple: list[Callable[[], CountingArm]] = []
     for name, options in _simple_arms(plan).items():
@@ -375,7 +373,7 @@ def _forgetting(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _staleness(parts: Sequence[Round]) -> dict[str, float]:
+def _staleness(parts: Rounds) -> dict[str, float]:
     """How long events wait until what learned them foresees, as this evaluation paces it."""
     spans_s = [(part.end_us - part.start_us) / 1e6 for part in parts]
     return {

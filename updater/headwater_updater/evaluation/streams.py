@@ -93,42 +93,59 @@ def sampled_targets(events: Sequence[UserEvent], is_target: IsTarget, limit: int
     return frozenset(positions)
 
 
-def rounds(
-    before: Mapping[str, Sequence[HistoryEvent]],
-    events: Sequence[UserEvent],
-    size: int,
-    asked: frozenset[int],
-) -> Iterator[Round]:
+class Rounds:
     """The events in rounds of at least `size`, the last one excepted; no timestamp is in two of them.
 
-    Args:
-        before: the histories that the events continue.
-        events: in the order of their times.
-        size: events in a round.
-        asked: positions of the targets that are to be foreseen.
+    Made anew whenever they are gone through: together they would hold every history as often as it grew.
     """
-    histories = {user_id: list(theirs) for user_id, theirs in before.items()}
-    known = {event.item_id for theirs in before.values() for event in theirs}
-    start = 0
-    while start < len(events):
-        stop = min(start + size, len(events))
-        while stop < len(events) and events[stop].event.event_time_us == events[stop - 1].event.event_time_us:
-            stop += 1
-        part = events[start:stop]
-        n_new: dict[str, int] = {}
-        new_items: dict[str, None] = {}
-        for user_id, event in part:
-            histories.setdefault(user_id, []).append(event)
-            n_new[user_id] = n_new.get(user_id, 0) + 1
-            if event.item_id and event.item_id not in known:
-                known.add(event.item_id)
-                new_items[event.item_id] = None
-        yield Round(
-            [Example(list(histories[user_id]), count) for user_id, count in n_new.items()],
-            list(n_new),
-            frozenset(event.position for _, event in part if event.position in asked),
-            part[0].event.event_time_us,
-            part[-1].event.event_time_us,
-            list(new_items),
-        )
-        start = stop
+
+    def __init__(
+        self,
+        before: Mapping[str, Sequence[HistoryEvent]],
+        events: Sequence[UserEvent],
+        size: int,
+        asked: frozenset[int],
+    ) -> None:
+        """Find where rounds begin.
+
+        Args:
+            before: the histories that the events continue.
+            events: in the order of their times.
+            size: events in a round.
+            asked: positions of the targets that are to be foreseen.
+        """
+        self._before, self._events, self._asked = before, events, asked
+        self._starts = [0]
+        while (stop := self._starts[-1] + size) < len(events):
+            while stop < len(events) and events[stop].event.event_time_us == events[stop - 1].event.event_time_us:
+                stop += 1
+            if stop == len(events):
+                break
+            self._starts.append(stop)
+
+    def __len__(self) -> int:
+        """How many rounds there are."""
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[Round]:
+        """The rounds, in order."""
+        histories = {user_id: list(theirs) for user_id, theirs in self._before.items()}
+        known = {event.item_id for theirs in self._before.values() for event in theirs}
+        for start, stop in zip(self._starts, [*self._starts[1:], len(self._events)], strict=True):
+            part = self._events[start:stop]
+            n_new: dict[str, int] = {}
+            new_items: dict[str, None] = {}
+            for user_id, event in part:
+                histories.setdefault(user_id, []).append(event)
+                n_new[user_id] = n_new.get(user_id, 0) + 1
+                if event.item_id and event.item_id not in known:
+                    known.add(event.item_id)
+                    new_items[event.item_id] = None
+            yield Round(
+                [Example(list(histories[user_id]), count) for user_id, count in n_new.items()],
+                list(n_new),
+                frozenset(event.position for _, event in part if event.position in self._asked),
+                part[0].event.event_time_us,
+                part[-1].event.event_time_us,
+                list(new_items),
+            )

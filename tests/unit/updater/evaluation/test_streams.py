@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import HistoryEvent
 from headwater_updater.evaluation.splits import Histories
-from headwater_updater.evaluation.streams import by_user, rounds, sampled_targets, timeline
+from headwater_updater.evaluation.streams import Rounds, by_user, sampled_targets, timeline
 
 
 def histories(times: list[tuple[int, int, int]]) -> Histories:
@@ -33,7 +33,10 @@ def test_nothing_is_asked_after_it_was_learned(events: list[tuple[int, int, int]
     except InvalidFieldError:
         return
     asked = sampled_targets(parts.stream, lambda _: True, 10**6)
-    found = list(rounds(by_user(parts.before_stream), parts.stream, size, asked))
+    whole = Rounds(by_user(parts.before_stream), parts.stream, size, asked)
+    found = list(whole)
+    assert len(whole) == len(found)
+    assert list(whole) == found
     assert frozenset().union(*(part.asked for part in found)) == {event.position for _, event in parts.stream}
     for earlier, later in itertools.pairwise(found):
         assert earlier.end_us < later.start_us
