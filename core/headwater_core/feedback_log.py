@@ -332,6 +332,18 @@ class FeedbackLog:
             rows = [{"tenant": self._tenant, **rejection._asdict()} for rejection in refused]
             connection.execute(insert(connection, rejections).on_conflict_do_nothing(), rows)
 
+    def rejections(self, positions: Sequence[int]) -> list[Rejection]:
+        """What is on record against the events at these positions, by position."""
+        found: list[Rejection] = []
+        columns = rejections.c.position, rejections.c.rule, rejections.c.reason
+        with self._database.read() as connection:
+            for chunk in chunks(positions):
+                statement = select(*columns).where(
+                    rejections.c.tenant == self._tenant, rejections.c.position.in_(chunk)
+                )
+                found += [Rejection(*row) for row in connection.execute(statement)]
+        return sorted(found, key=lambda each: each.position)
+
     def rejection_counts(self) -> dict[str, int]:
         """How many events each rule of cleaning refused."""
         counts = select(rejections.c.rule, func.count()).group_by(rejections.c.rule)

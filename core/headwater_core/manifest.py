@@ -92,6 +92,8 @@ class Manifest(_Frozen):
     blend: dict[str, float] = Field(default_factory=dict)
     """How co-visits and the trend join the towers' scores; without it, not at all."""
     metrics: dict[str, float] = Field(default_factory=dict)
+    refusal: str = ""
+    """Why it was never published; empty for what was."""
 
     @model_validator(mode="after")
     def _names_its_files(self) -> Self:

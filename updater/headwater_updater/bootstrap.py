@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 import structlog
@@ -14,6 +14,7 @@ from headwater_core.histories import fit_vocabulary
 from headwater_core.towers import TowerConfig
 from headwater_updater.catalogue_feed import follow
 from headwater_updater.full_training import Progress
+from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig, target_weights, users_repeat
 from headwater_updater.log_examples import by_subject
@@ -39,6 +40,8 @@ class Bootstrapped(NamedTuple):
     rejected: dict[str, int]
     """Events that cleaning refused, by rule."""
     metrics: dict[str, float]
+    left_out: list[int]
+    """The positions of held-out subjects' latest targets, which training did not see; ascending."""
 
 
 class CleanLog(NamedTuple):
@@ -75,6 +78,8 @@ def bootstrap(
 
     head = resources.log.head()
     cleaned = read_clean(resources, head, report)
+    targets = target_weights(resources.event_types.all())
+    left_out = leave_out(cleaned.histories, targets)
     histories = list(cleaned.histories.values())
     tower = TowerConfig(
         dimension=settings.dimension,
@@ -86,7 +91,6 @@ def bootstrap(
         vector_dimension=resources.catalogue.embedding_length() or 0,
     )
     registered = resources.event_types.all()
-    targets = target_weights(registered)
     config = LearnerConfig(
         # Registered types have their place from the start: what was only imported as ratings may get likes tomorrow.
         fit_vocabulary(tower, histories, registered),
@@ -111,7 +115,7 @@ def bootstrap(
     }
     _log.info("bootstrapped", watermark=head, subjects=len(histories), items=len(items), epochs=result.epochs)
     learned = sorted(event.position for events in histories for event in events if event.event_type in targets)
-    return Bootstrapped(learner, frozenset(items), revision, learned, cleaned.rejected, metrics)
+    return Bootstrapped(learner, frozenset(items), revision, learned, cleaned.rejected, metrics, left_out)
 
 
 def read_clean(resources: Resources, head: int, report: OnProgress) -> CleanLog:
@@ -136,6 +140,25 @@ def read_clean(resources: Resources, head: int, report: OnProgress) -> CleanLog:
     for events_of in grouped.values():
         events_of.sort(key=lambda event: (event.event_time_us, event.position))
     return CleanLog(grouped, rejected)
+
+
+def leave_out(histories: dict[Subject, list[HistoryEvent]], targets: Container[str]) -> list[int]:
+    """Cut held-out subjects' latest events off, from their latest target's timestamp on; the targets' positions.
+
+    They are what the gate judges on: until the next full training nothing learns them. A subject who did nothing
+    before is left as it is.
+    """
+    positions: list[int] = []
+    for subject, events in histories.items():
+        if not is_held_out(subject):
+            continue
+        latest = next((event for event in reversed(events) if event.item_id and event.event_type in targets), None)
+        if latest is not None and events[0].event_time_us < latest.event_time_us:
+            kept = [event for event in events if event.event_time_us < latest.event_time_us]
+            cut = events[len(kept) :]
+            positions += [event.position for event in cut if event.item_id and event.event_type in targets]
+            histories[subject] = kept
+    return sorted(positions)
 
 
 def _read_catalogue(

@@ -21,6 +21,7 @@ from headwater_core.errors import (
     LeaseLostError,
     NotFoundError,
 )
+from headwater_updater.gate import CandidateRefusedError
 from headwater_updater.lease import Leadership, holder_name, now_us
 from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.pruning import Pruner
@@ -77,6 +78,8 @@ class Updater:
                 failures = 0
             except LeaseLostError as error:
                 _log.warning("lease_lost", reason=str(error))
+            except CandidateRefusedError:
+                pass  # told where it was refused; the next session goes on from the last good state
             except ConflictError as error:
                 _log.warning("label_moved", reason=str(error))
             except _Stopped:

@@ -25,6 +25,15 @@ class Example(NamedTuple):
     n_new: int
 
 
+def example_of(events: Sequence[HistoryEvent], index: int, length: int) -> Example:
+    """One event of a history, behind the last `length` events before its timestamp."""
+    event = events[index]
+    start = index
+    while start and events[start - 1].event_time_us == event.event_time_us:
+        start -= 1
+    return Example([*events[max(0, start - length) : start], event], 1)
+
+
 class Window(NamedTuple):
     """A part of a history that fits the towers, and what is learned from its states."""
 

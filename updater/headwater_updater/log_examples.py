@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from headwater_core.cleaning import Cleaner
 from headwater_core.events import EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import EventQuery, FeedbackLog
-from headwater_updater.examples import Example
+from headwater_updater.examples import Example, example_of
 
 _MAX_LATE_EVENTS = 1000
 _REPLAY_DEPTH = 2
@@ -44,10 +44,12 @@ def new_examples(
     return found
 
 
-def replay_examples(log: FeedbackLog, positions: Sequence[int], history_length: int) -> list[Example]:
+def replay_examples(
+    log: FeedbackLog, positions: Sequence[int], history_length: int, depth: int = _REPLAY_DEPTH
+) -> list[Example]:
     """One example per learned event: itself as the last one, behind what came before it.
 
-    Events that were erased, or that lie deeper in a long history than can be read at once, are left out.
+    Events that were erased, or that lie deeper in a history than `depth` times `history_length`, are left out.
     """
     events = log.read_at(positions)
     links = links_of(log, events)
@@ -59,12 +61,12 @@ def replay_examples(log: FeedbackLog, positions: Sequence[int], history_length: 
         wanted_of.setdefault(subject, []).append(logged.position)
     found: list[Example] = []
     for subject, wanted in wanted_of.items():
-        history = [history_event(logged) for logged in log.history(subject, _REPLAY_DEPTH * history_length)]
+        history = [history_event(logged) for logged in log.history(subject, depth * history_length)]
         index_of = {event.position: index for index, event in enumerate(history)}
         for position in wanted:
             index = index_of.get(position)
             if index is not None:
-                found.append(Example(history[max(0, index - history_length) : index + 1], 1))
+                found.append(example_of(history, index, history_length))
     return found
 
 

@@ -25,6 +25,7 @@ class UpdaterMetrics:
         self.items = self._gauge("items", "Items that can be retrieved from that generation")
         self.learned = self._counter("events_learned", "Events learned from")
         self.rejected = self._counter("events_rejected", "Events that cleaning refused", ("rule",))
+        self.refused = self._counter("candidates_refused", "Candidates that the gate kept from being published")
         self.published = self._counter("generations_published", "Generations published", ("kind",))
         self.failures = self._counter("failures", "Rounds or publications that failed and are tried again", ("kind",))
         self.round_s = self._histogram("round_seconds", "Time to clean, score and learn one batch")

@@ -133,6 +133,34 @@ class Publisher:
             ConflictError: the label does not name `expected` any more; it has not moved.
             ArtifactError: a file could not be written.
         """
+        published, delta_items = self._write(draft, before, "")
+        manifest = published.manifest
+        self._registry.set_label(STABLE, manifest.number, expected=expected, lease=lease)
+        self._store.mirror_label(STABLE, manifest.number)
+        _log.info(
+            "generation_published",
+            generation=manifest.number,
+            full=manifest.full,
+            watermark=manifest.watermark,
+            items=manifest.item_count,
+            delta_items=delta_items,
+            delta_successors=len(published.visits_delta.successors),
+            bytes=manifest.total_bytes,
+            **{name: round(value, 4) for name, value in draft.metrics.items() if name in _LOGGED_METRICS},
+        )
+        return published
+
+    def keep_aside(self, draft: Draft, before: Published | None, refusal: str) -> int:
+        """Write a generation that no label will name, with the reason for that; its number.
+
+        Raises:
+            ArtifactError: a file could not be written.
+        """
+        published, _ = self._write(draft, before, refusal)
+        return published.manifest.number
+
+    def _write(self, draft: Draft, before: Published | None, refusal: str) -> tuple[Published, int]:
+        """A generation's files, manifest and record; it, and how many items its delta holds."""
         number = self._registry.allocate() if draft.number is None else draft.number
         delta = None if before is None else _next_delta(draft, before)
         full = before is None or delta is None or self._outgrown(delta, before)
@@ -169,23 +197,12 @@ class Publisher:
             trend=TREND,
             blend=draft.learner.blend.to_dict(),
             metrics=dict(draft.metrics),
+            refusal=refusal,
         )
         self._store.write_manifest(number, manifest)
         self._registry.record(_record(manifest))
-        self._registry.set_label(STABLE, number, expected=expected, lease=lease)
-        self._store.mirror_label(STABLE, number)
-        _log.info(
-            "generation_published",
-            generation=number,
-            full=full,
-            watermark=manifest.watermark,
-            items=manifest.item_count,
-            delta_items=len(delta.item_ids),
-            delta_successors=len(visits_delta.successors),
-            bytes=manifest.total_bytes,
-            **{name: round(value, 4) for name, value in draft.metrics.items() if name in _LOGGED_METRICS},
-        )
-        return Published(manifest, base_items, delta, base_successors, visits_delta)
+        published = Published(manifest, base_items, delta, base_successors, visits_delta)
+        return published, len(delta.item_ids)
 
     def _outgrown(self, delta: Delta, before: Published) -> bool:
         return len(delta.item_ids) + len(delta.tombstones) > self._fold_share * len(before.base_items)

@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import structlog
 
@@ -17,13 +18,15 @@ from headwater_core.artifact_store import ArtifactStore
 from headwater_core.cleaning import Cleaner, CleaningLimits, count_by_rule
 from headwater_core.errors import ArtifactError
 from headwater_core.events import EventType, LoggedEvent
-from headwater_core.feedback_log import subject_hash
+from headwater_core.feedback_log import Rejection, subject_hash
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT
 from headwater_core.registry import Lease
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.bootstrap import OnProgress, bootstrap
 from headwater_updater.catalogue_feed import CatalogueStep, follow
+from headwater_updater.gate import GATE, CandidateRefusedError, Gate, Verdict
+from headwater_updater.gatekeeper import Gatekeeper
 from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership, now_us
@@ -95,6 +98,8 @@ class TrainingSession:
             shard_items=settings.shard_items,
             fold_share=settings.fold_share,
         )
+        self._gatekeeper = Gatekeeper(resources.log, learner, state.gate, settings)
+        self._learned: list[int] = []  # positions since the last publication
         self._warm_up_cleaner()
         self._has_changes = False
         self._told_of_unread_vectors = False
@@ -187,6 +192,7 @@ class TrainingSession:
             ReplayBuffer(settings.replay_capacity, settings.seed),
             Prequential(settings.prequential_window),
             BlendSearch(first.learner.blend, with_repeats=not first.learner.config.exclude_seen),
+            Gate(),
             erasure,
         )
         state.replay.add(first.learned)
@@ -204,6 +210,7 @@ class TrainingSession:
         for rule, count in first.rejected.items():
             metrics.rejected.labels(rule).inc(count)
         metrics.learned.inc(len(first.learned))
+        session._gatekeeper.take_in_old(first.left_out)
         session._extra_metrics, session._number = first.metrics, number
         session.publish(leadership.lease)
         return session
@@ -226,6 +233,7 @@ class TrainingSession:
             learner.watermark = max(self.offset, head)  # the log's last events were erased, if it was behind
             return False
         event_types = self._resources.event_types.all()
+        kept = self._not_refused(kept)
         self._follow(step)
         late = events_before_their_item(log, step.added, self.offset, event_types)
         kept = self._clean(kept, event_types)
@@ -240,9 +248,10 @@ class TrainingSession:
         """Make a generation of what was learned and let old ones go.
 
         Raises:
-            LeaseLostError, ConflictError, ArtifactError, DatabaseUnavailableError: nothing was published; the session
-                must be dropped.
+            CandidateRefusedError, LeaseLostError, ConflictError, ArtifactError, DatabaseUnavailableError: nothing was
+                published; the session must be dropped.
         """
+        verdict = self._gatekeeper.verdict()
         with self._metrics.publish_s.time():
             draft = Draft(
                 learner=self._learner,
@@ -252,19 +261,30 @@ class TrainingSession:
                 moved_visits=self._moved_visits,
                 watermark=self.offset,
                 catalogue_revision=self._revision,
-                metrics=_finite({**self._extra_metrics, **self._state.prequential.metrics()}),
+                metrics=_finite({**self._extra_metrics, **self._state.prequential.metrics(), **verdict.metrics()}),
                 training_state=self._state.files(),
                 number=self._number,
             )
+            if not verdict.passes:
+                self._refuse(draft, verdict)
             self._published = self._publisher.publish(draft, self._published, expected=self._label, lease=lease)
+        self._gatekeeper.accepted()
         self._label, self._number = self._published.manifest.number, None
         self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
         if self._oldest_live_us is not None:
             self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
-        self._changed, self._moved_visits = set(), set()
+        self._changed, self._moved_visits, self._learned = set(), set(), []
         self._oldest_live_us, self._extra_metrics, self._has_changes = None, {}, False
         self._report()
         self._retire()
+
+    def _refuse(self, draft: Draft, verdict: Verdict) -> NoReturn:
+        """Keep the candidate aside, and its events: who goes on from the last good state passes over them."""
+        number = self._publisher.keep_aside(draft, self._published, verdict.reason)
+        self._resources.log.reject([Rejection(position, GATE, verdict.reason) for position in self._learned])
+        self._metrics.refused.inc()
+        _log.error("candidate_refused", generation=number, events=len(self._learned), reason=verdict.reason)
+        raise CandidateRefusedError(verdict.reason)
 
     def _warm_up_cleaner(self) -> None:
         """Let the cleaner remember what came before the offset, so that rules reach over a restart."""
@@ -297,7 +317,14 @@ class TrainingSession:
             self._state.erasure = records[-1].number
         if not erased:
             return events
+        self._gatekeeper.forget()
         return [each for each in events if each.position > erased.get(subject_hash(each.event.subject), 0)]
+
+    def _not_refused(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
+        """The events less those of candidates that the gate refused."""
+        against = self._resources.log.rejections([each.position for each in events])
+        refused = {each.position for each in against if each.rule == GATE}
+        return [each for each in events if each.position not in refused]
 
     def _clean(self, events: Sequence[LoggedEvent], event_types: dict[str, EventType]) -> list[LoggedEvent]:
         batch = self._cleaner.clean(events, event_types, links_of(self._resources.log, events))
@@ -314,6 +341,7 @@ class TrainingSession:
         fresh = new_examples(log, kept, event_types, length)
         foreseen = self._online.foresee(list(fresh.values()))
         self._state.prequential.add(foreseen)
+        self._gatekeeper.take_in([example for subject, example in fresh.items() if is_held_out(subject)])
         both = itertools.chain(fresh.items(), new_examples(log, late, event_types, length).items())
         new = [example for subject, example in both if not is_held_out(subject)]
         if not new:
@@ -326,6 +354,7 @@ class TrainingSession:
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)
         self._moved_visits.update(learner.item_ids[row - 1] for row in result.touched_sources)
         learned = [each for each in (*late, *kept) if not is_held_out(each.event.subject)]
+        self._learned += [each.position for each in learned]
         targets = learner.config.target_weights
         self._state.replay.add(each.position for each in learned if each.event.event_type in targets)
         live = [each.received_time_us for each in learned if not each.event.backfill]

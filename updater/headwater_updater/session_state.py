@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_updater.blend_search import BlendSearch
+from headwater_updater.gate import Gate
 from headwater_updater.prequential import Prequential
 from headwater_updater.replay import ReplayBuffer
 
@@ -23,6 +24,7 @@ class SessionState:
     replay: ReplayBuffer
     prequential: Prequential
     search: BlendSearch
+    gate: Gate
     erasure: int = 0
     """The number of the last erasure that was followed."""
 
@@ -32,6 +34,7 @@ class SessionState:
             "schema_version": SCHEMA_VERSION,
             "prequential": self.prequential.state(),
             "blend_search": self.search.state(),
+            "gate": self.gate.state(),
             "erasure": self.erasure,
         }
         return {REPLAY: self.replay.state(), SESSION: json.dumps(session, separators=(",", ":")).encode()}
@@ -52,6 +55,7 @@ class SessionState:
                 raise ArtifactError("read", SESSION, f"has schema version {session['schema_version']}")
             prequential, erasure = Prequential.load_state(session["prequential"]), int(session["erasure"])
             search = BlendSearch.load_state(session["blend_search"])
+            gate = Gate.load_state(session["gate"])
         except (ValueError, KeyError, TypeError, InvalidFieldError) as error:
             raise ArtifactError("read", SESSION, f"is no session state: {error}") from error
-        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, search, erasure)
+        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, search, gate, erasure)

@@ -39,6 +39,11 @@ class UpdaterSettings(CoreSettings):
     """Earlier events mixed into a round for each new one."""
     replay_limit: int = Field(default=128, ge=0, le=10_000)
     """Earlier events of a round, at most: each costs a look into the log."""
+    gate_new_tolerance: float = Field(default=0.05, ge=0)
+    """By how much the mean log rank of the newest held-out targets may rise from one generation to the next before the
+    candidate is refused: 0.05 is a twentieth further down."""
+    gate_old_tolerance: float = Field(default=0.1, ge=0)
+    """The same of held-out targets from before the last full training, compared with what that gave."""
     prequential_window: int = Field(default=1000, ge=1)
     """Over how many of the latest targets the score-then-learn metrics are."""
 

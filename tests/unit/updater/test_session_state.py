@@ -7,6 +7,7 @@ import pytest
 from headwater_core.co_visits import Blend
 from headwater_core.errors import ArtifactError
 from headwater_updater.blend_search import BlendSearch
+from headwater_updater.gate import Gate, Reference
 from headwater_updater.prequential import Prequential, ScoredTarget
 from headwater_updater.replay import ReplayBuffer
 from headwater_updater.session_state import REPLAY, SESSION, SessionState
@@ -17,7 +18,9 @@ def state() -> SessionState:
     replay.add(range(1, 30))
     prequential.add([ScoredTarget(1, 3, True, False), ScoredTarget(2, 0, False, True)])
     search = BlendSearch(Blend(strength=0.6, trend_strength=0.3), with_repeats=False)
-    return SessionState(replay, prequential, search, erasure=7)
+    gate = Gate()
+    gate.take_in([Reference(3, 1.5)])
+    return SessionState(replay, prequential, search, gate, erasure=7)
 
 
 def test_the_state_comes_back_as_it_was() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from headwater_core.events import HistoryEvent, Subject, SubjectKind
 from headwater_updater.evaluation.streams import Round
-from headwater_updater.examples import Example
+from headwater_updater.examples import Example, example_of
 from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
 from headwater_updater.online import OnlineLearning
@@ -128,12 +128,12 @@ class OnlineArm(LiveArm):
         replayed = []
         for position in self._replay.sample(wanted):
             user_id, at = self._place[position]
-            replayed.append(Example(self._histories[user_id][max(0, at - length) : at + 1], 1))
+            replayed.append(example_of(self._histories[user_id], at, length))
         if self._is_counting_only:
             self.online.count(new, foreseen)
         else:
             self.online.learn(new, replayed, foreseen)
-        for user_id, example in learned:
+        for (user_id, _), example in zip(learned, new, strict=True):
             history = self._histories.setdefault(user_id, [])
             events = example.events[len(example.events) - example.n_new :]
             self._place.update((event.position, (user_id, len(history) + k)) for k, event in enumerate(events))

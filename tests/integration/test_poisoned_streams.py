@@ -1,0 +1,142 @@
+"""A poisoned stream does not get through: the gate or cleaning refuse it, and honest events are learned on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headwater_core.events import Event, Subject, SubjectKind
+from headwater_updater import held_out
+from headwater_updater.gate import GATE, CandidateRefusedError
+from headwater_updater.held_out import is_held_out
+from headwater_updater.metrics import UpdaterMetrics
+from headwater_updater.session import TrainingSession
+from headwater_updater.status import read_status
+from tests.integration.updater_world import N_ITEMS, START_US, World, make_world
+
+N_WALKERS = 120
+MINUTE_US = 60_000_000
+
+
+class Walkers:
+    """Users who walk around the ring of items, a step each minute; what comes next is certain."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.at = np.random.default_rng(0).integers(0, N_ITEMS, N_WALKERS)
+        self.minute = 0
+        self.written = 0
+
+    def walk(self, steps: int, *, lie: bool = False) -> None:
+        """Everybody takes so many steps; with `lie`, those who are learned from tell of random items instead."""
+        rng = np.random.default_rng(self.minute)
+        for _ in range(steps):
+            self.minute += 1
+            told = [
+                int(rng.integers(N_ITEMS)) if lie and not is_held_out(walker(n)) else int(at)
+                for n, at in enumerate(self.at)
+            ]
+            self.write([(walker(n).id, f"item-{item}") for n, item in enumerate(told)])
+            self.at = (self.at + 1) % N_ITEMS
+
+    def write(self, clicks: list[tuple[str, str]], *, spread_us: int = 0) -> None:
+        batch = []
+        for place, (user, item) in enumerate(clicks):
+            self.written += 1
+            time_us = START_US + self.minute * MINUTE_US + place * spread_us
+            batch.append(Event(f"w{self.written}", "click", user, item_id=item, event_time_us=time_us))
+        self.world.resources.log.append(batch, START_US + (self.minute + 1) * MINUTE_US)
+
+
+def walker(number: int) -> Subject:
+    return Subject(SubjectKind.USER, f"walker-{number}")
+
+
+@pytest.fixture
+def walkers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walkers]:
+    """Every third is held out, for the sake of a small test."""
+    monkeypatch.setattr(held_out, "FOLDS", 3)
+    world = make_world(tmp_path, dimension=16, bootstrap_epochs=12, steps_per_round=20)
+    world.items(*range(N_ITEMS))
+    walkers = Walkers(world)
+    walkers.walk(25)
+    world.bootstrap()
+    yield walkers
+    world.resources.close()
+
+
+def learn_and_publish(world: World) -> tuple[bool, UpdaterMetrics]:
+    """A process that learns what there is; whether its candidate was published."""
+    metrics = UpdaterMetrics()
+    session = TrainingSession.resume(world.resources, world.settings, metrics)
+    assert session is not None
+    while session.learn():
+        pass
+    try:
+        with world.lead() as leadership:
+            session.publish(leadership.lease)
+    except CandidateRefusedError:
+        return False, metrics
+    return True, metrics
+
+
+def test_honest_events_pass(walkers: Walkers) -> None:
+    """Round after round; the manifest says how sure that is."""
+    for _ in range(5):
+        walkers.walk(2)
+        assert learn_and_publish(walkers.world)[0]
+    metrics = walkers.world.manifest.metrics
+    assert metrics["gate_new_targets"] > 100
+    assert metrics["gate_new_log_rank_rise"] < 0.1
+    assert metrics["gate_new_margin"] >= 0
+
+
+def test_shuffled_labels_do_not_get_through(walkers: Walkers) -> None:
+    """Refused, kept aside with the reason, counted; learning goes on from the last good state without them."""
+    world = walkers.world
+    walkers.walk(2)
+    assert learn_and_publish(world)[0]
+    good = world.stable
+    refused = 0
+    for _ in range(12):
+        walkers.walk(3, lie=True)
+        passed, metrics = learn_and_publish(world)
+        if not passed:
+            refused += 1
+            assert metrics.refused._value.get() == 1
+            aside = world.resources.registry.last_allocated()
+            assert "held-out targets ranks fell" in world.resources.store.read_manifest(aside).refusal
+    assert refused >= 1
+    assert world.stable >= good
+    assert read_status(world.resources.database, "default", 0).rejections[GATE] > 0
+    # What was kept aside is passed over; the honest rest is learned and published.
+    walkers.walk(2)
+    assert learn_and_publish(world)[0]
+    assert world.manifest.watermark == walkers.written
+    assert world.manifest.metrics["gate_old_log_rank_rise"] < 0.15
+
+
+def test_an_account_that_writes_half_of_all_events_is_a_robot(walkers: Walkers) -> None:
+    """At a rate that no person reaches: most of it is refused as repeats or a robot's, and the rest harms nobody."""
+    world = walkers.world
+    walkers.walk(1)
+    rng = np.random.default_rng(1)
+    clicks = [("robot", f"item-{rng.integers(N_ITEMS)}") for _ in range(1000)]
+    walkers.write(clicks, spread_us=50_000)
+    assert learn_and_publish(world)[0]
+    rejections = read_status(world.resources.database, "default", 0).rejections
+    assert rejections["robot"] > 400
+    assert sum(rejections.values()) > 850
+    assert world.manifest.metrics["gate_old_log_rank_rise"] < 0.1
+
+
+def test_a_flood_of_one_item_moves_few_answers(walkers: Walkers) -> None:
+    """One account that clicks one item again and again counts for little of what trends."""
+    world = walkers.world
+    walkers.walk(1)
+    walkers.write([("flooder", "item-7")] * 1000, spread_us=50_000)
+    assert learn_and_publish(world)[0]
+    assert sum(read_status(world.resources.database, "default", 0).rejections.values()) > 800
