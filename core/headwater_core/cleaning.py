@@ -8,11 +8,13 @@ Every event either passes, with its missing fields filled, or is rejected by the
     impossible_value its value is no number, or outside what its type allows
     duplicate        the subject said the same a moment ago under another event_id
     contradiction    the subject said the opposite of the same item in the same instant
+    burst            the subject keeps at one item faster than interest explains
     robot            the subject acts at a rate no person reaches
 
 Filled: an absent event time is the time of receipt; an event of a visitor who is linked to a user is the user's;
-blanks around and within a query are one blank each. Whatever concerns pace (duplicate's window, robot) never applies
-to backfill, whose times are often coarse; a backfilled event repeated with the very same time is still a duplicate.
+blanks around and within a query are one blank each. Whatever concerns pace (duplicate's window, burst, robot) never
+applies to backfill, whose times are often coarse; a backfilled event repeated with the very same time is still a
+duplicate.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from headwater_core.errors import InvalidFieldError
 from headwater_core.events import MAX_AHEAD_US, SEARCH, Event, EventType, LoggedEvent, Subject
 from headwater_core.feedback_log import Rejection
 
@@ -39,6 +42,7 @@ class Rule(StrEnum):
     IMPOSSIBLE_VALUE = "impossible_value"
     DUPLICATE = "duplicate"
     CONTRADICTION = "contradiction"
+    BURST = "burst"
     ROBOT = "robot"
 
 
@@ -50,11 +54,29 @@ class CleaningLimits:
     """How far after its receipt an event may claim to have happened."""
     duplicate_window_s: float = 1.0
     """Within this time the same said again is a double click or a repeated call, not a second event."""
+    burst_events: int = 10
+    """More events than this of one subject on one item within burst_window_s are a stuck button or a campaign."""
+    burst_window_s: float = 60.0
     robot_events: int = 120
     """More events than this within robot_window_s are no person's: two each second, for a whole minute."""
     robot_window_s: float = 60.0
     remembered_events: int = 50_000
     """How many recent events duplicates and contradictions are looked for among."""
+    without: frozenset[Rule] = frozenset()
+    """Rules that are switched off. Those of unknown types and incomplete events cannot be: nothing could be learned."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be switched off.
+
+        Raises:
+            InvalidFieldError: naming the rule.
+        """
+        for rule in sorted(self.without & {Rule.UNKNOWN_TYPE, Rule.INCOMPLETE}):
+            raise InvalidFieldError("without", f"{rule.value} cannot be switched off")
+
+    def applies(self, rejection: Rejection | None) -> Rejection | None:
+        """The rejection, unless its rule is switched off."""
+        return None if rejection is None or rejection.rule in self.without else rejection
 
 
 class CleanBatch(NamedTuple):
@@ -147,6 +169,7 @@ class Cleaner:
         self._limits = limits or CleaningLimits()
         self._repeats: dict[tuple[object, ...], tuple[int, int]] = {}  # what was said → (event time, position)
         self._instants: dict[tuple[Subject, str, int], _Said] = {}
+        self._bursts: dict[tuple[Subject, str], _Pace] = {}
         self._paces: dict[Subject, _Pace] = {}
 
     def clean(
@@ -165,7 +188,8 @@ class Cleaner:
         batch = CleanBatch([], [])
         for logged in events:
             filled = fill_missing(logged, links or {})
-            rejection = impossible(filled, event_types, self._limits) or self._against_memory(filled, event_types)
+            rejection = self._limits.applies(impossible(filled, event_types, self._limits))
+            rejection = rejection or self._against_memory(filled, event_types)
             if rejection is None:
                 batch.events.append(filled)
             else:
@@ -174,10 +198,12 @@ class Cleaner:
         return batch
 
     def _against_memory(self, logged: LoggedEvent, event_types: Mapping[str, EventType]) -> Rejection | None:
+        event_type, applies = event_types[logged.event.event_type], self._limits.applies
         return (
-            self._duplicate(logged)
-            or self._contradiction(logged, event_types[logged.event.event_type])
-            or self._robot(logged, event_types[logged.event.event_type])
+            applies(self._duplicate(logged))
+            or applies(self._contradiction(logged, event_type))
+            or applies(self._burst(logged, event_type))
+            or applies(self._robot(logged, event_type))
         )
 
     def _duplicate(self, logged: LoggedEvent) -> Rejection | None:
@@ -205,6 +231,18 @@ class Cleaner:
             return Rejection(logged.position, Rule.CONTRADICTION, reason)
         return None
 
+    def _burst(self, logged: LoggedEvent, event_type: EventType) -> Rejection | None:
+        event, limits = logged.event, self._limits
+        if event.backfill or not event_type.in_history or not event.item_id:
+            return None
+        key = event.subject, event.item_id
+        pace = self._bursts.pop(key, None) or _Pace()
+        self._bursts[key] = pace
+        count = pace.add(_time_us(event), int(limits.burst_window_s * _SECOND_US), limits.burst_events)
+        if count <= limits.burst_events:
+            return None
+        return Rejection(logged.position, Rule.BURST, f"{count} on this item within {limits.burst_window_s:g} s")
+
     def _robot(self, logged: LoggedEvent, event_type: EventType) -> Rejection | None:
         event, limits = logged.event, self._limits
         # What is not in a history (impressions) is written by a page, many at a time, not by a hand.
@@ -218,7 +256,7 @@ class Cleaner:
         return Rejection(logged.position, Rule.ROBOT, f"{count} events within {limits.robot_window_s:g} s")
 
     def _forget(self) -> None:
-        for memory in (self._repeats, self._instants, self._paces):
+        for memory in (self._repeats, self._instants, self._bursts, self._paces):
             _keep_latest(memory, self._limits.remembered_events)  # type: ignore[arg-type]
 
 

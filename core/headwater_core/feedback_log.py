@@ -344,6 +344,17 @@ class FeedbackLog:
                 found += [Rejection(*row) for row in connection.execute(statement)]
         return sorted(found, key=lambda each: each.position)
 
+    def list_rejections(self, rule: str, after_position: int, limit: int) -> list[Rejection]:
+        """At most `limit` rejections after a position, in order. Args: rule: only this one's; empty: all."""
+        statement = select(rejections.c.position, rejections.c.rule, rejections.c.reason).where(
+            rejections.c.tenant == self._tenant, rejections.c.position > after_position
+        )
+        if rule:
+            statement = statement.where(rejections.c.rule == rule)
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(rejections.c.position).limit(limit))
+            return [Rejection(*row) for row in rows]
+
     def rejection_counts(self) -> dict[str, int]:
         """How many events each rule of cleaning refused."""
         counts = select(rejections.c.rule, func.count()).group_by(rejections.c.rule)

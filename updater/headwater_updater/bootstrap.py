@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
-from headwater_core.cleaning import Cleaner, count_by_rule
+from headwater_core.cleaning import Cleaner, CleaningLimits, count_by_rule
 from headwater_core.errors import NotFoundError
 from headwater_core.events import HistoryEvent, Subject, history_event
 from headwater_core.histories import fit_vocabulary
@@ -77,7 +77,7 @@ def bootstrap(
             on_progress(stage, share)
 
     head = resources.log.head()
-    cleaned = read_clean(resources, head, report)
+    cleaned = read_clean(resources, head, settings.cleaning, report)
     targets = target_weights(resources.event_types.all())
     left_out = leave_out(cleaned.histories, targets)
     histories = list(cleaned.histories.values())
@@ -118,10 +118,10 @@ def bootstrap(
     return Bootstrapped(learner, frozenset(items), revision, learned, cleaned.rejected, metrics, left_out)
 
 
-def read_clean(resources: Resources, head: int, report: OnProgress) -> CleanLog:
+def read_clean(resources: Resources, head: int, limits: CleaningLimits, report: OnProgress) -> CleanLog:
     """Read and clean the log up to `head`; what is refused is recorded."""
     log, event_types, links = resources.log, resources.event_types.all(), resources.log.links()
-    cleaner = Cleaner()
+    cleaner = Cleaner(limits)
     grouped: dict[Subject, list[HistoryEvent]] = {}
     rejected: dict[str, int] = {}
     position = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from headwater_core.cleaning import Cleaner
+from headwater_core.cleaning import Cleaner, CleaningLimits
 from headwater_core.events import EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import EventQuery, FeedbackLog
 from headwater_updater.examples import Example, example_of
@@ -87,7 +87,11 @@ def links_of(log: FeedbackLog, events: Iterable[LoggedEvent]) -> dict[str, str]:
 
 
 def events_before_their_item(
-    log: FeedbackLog, item_ids: Iterable[str], up_to: int, event_types: Mapping[str, EventType]
+    log: FeedbackLog,
+    item_ids: Iterable[str],
+    up_to: int,
+    event_types: Mapping[str, EventType],
+    limits: CleaningLimits,
 ) -> list[LoggedEvent]:
     """Cleaned events at positions ≤ `up_to` on items that only now became known: they were kept, not learned."""
     late: list[LoggedEvent] = []
@@ -95,7 +99,7 @@ def events_before_their_item(
         events = log.list_events(EventQuery(item_id=item_id), 0, _MAX_LATE_EVENTS)
         late += [logged for logged in events if logged.position <= up_to]
     late.sort(key=lambda logged: logged.position)
-    return Cleaner().clean(late, event_types, links_of(log, late)).events
+    return Cleaner(limits).clean(late, event_types, links_of(log, late)).events
 
 
 def _order(logged: LoggedEvent) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from headwater_core.database import Database
 from headwater_core.errors import ConflictError, HeadwaterError
+from headwater_core.feedback_log import FeedbackLog
 from headwater_core.logs import configure_logs
 from headwater_updater.bootstrap import OnProgress
 from headwater_updater.daemon import Updater
@@ -123,6 +124,38 @@ def status(
         try:
             database.migrate()
             _show(read_status(database, settings.tenant, now_us()), as_json=as_json)
+        finally:
+            database.close()
+
+
+@main.command()
+def rejected(
+    database_url: DatabaseUrl = None,
+    tenant: Tenant = None,
+    rule: Annotated[str, typer.Option(help="Only what this rule refused; `gate`: events of refused candidates.")] = "",
+    after: Annotated[int, typer.Option(min=0, help="Only events after this position of the log.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each.")] = False,
+) -> None:
+    """List events that were kept but not learned, with the rule and the reason."""
+    with _errors_shown():
+        settings = _settings(database_url=database_url, tenant=tenant)
+        database = Database(settings.database_url)
+        try:
+            database.migrate()
+            log = FeedbackLog(database, settings.tenant)
+            found = log.list_rejections(rule, after, limit)
+            events = {each.position: each.event for each in log.read_at([each.position for each in found])}
+            table = Table("position", "rule", "reason", "event", box=None)
+            for each in found:
+                event = events.get(each.position)
+                said = "erased" if event is None else f"{event.event_type} {event.item_id or event.query}"
+                line = {**each._asdict(), "event_id": event and event.event_id, "event": said}
+                if as_json:
+                    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+                table.add_row(str(each.position), each.rule, each.reason, said)
+            if not as_json:
+                Console().print(table)
         finally:
             database.close()
 

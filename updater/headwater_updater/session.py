@@ -15,7 +15,7 @@ from typing import NoReturn
 import structlog
 
 from headwater_core.artifact_store import ArtifactStore
-from headwater_core.cleaning import Cleaner, CleaningLimits, count_by_rule
+from headwater_core.cleaning import Cleaner, count_by_rule
 from headwater_core.errors import ArtifactError
 from headwater_core.events import EventType, LoggedEvent
 from headwater_core.feedback_log import Rejection, subject_hash
@@ -90,7 +90,7 @@ class TrainingSession:
         self._moved_visits: set[str] = set()
         self._oldest_live_us: int | None = None
         self._extra_metrics: dict[str, float] = {}
-        self._cleaner = Cleaner(CleaningLimits())
+        self._cleaner = Cleaner(settings.cleaning)
         self._publisher = Publisher(
             resources.store,
             resources.registry,
@@ -235,7 +235,7 @@ class TrainingSession:
         event_types = self._resources.event_types.all()
         kept = self._not_refused(kept)
         self._follow(step)
-        late = events_before_their_item(log, step.added, self.offset, event_types)
+        late = events_before_their_item(log, step.added, self.offset, event_types, settings.cleaning)
         kept = self._clean(kept, event_types)
         self._score_and_learn(late, kept, event_types)
         read_up_to = events[-1].position if events else 0
@@ -288,7 +288,7 @@ class TrainingSession:
 
     def _warm_up_cleaner(self) -> None:
         """Let the cleaner remember what came before the offset, so that rules reach over a restart."""
-        lookback = CleaningLimits().remembered_events // 10
+        lookback = self._settings.cleaning.remembered_events // 10
         events = self._resources.log.read_after(max(0, self.offset - lookback), lookback)
         past = [logged for logged in events if logged.position <= self.offset]
         self._cleaner.clean(past, self._resources.event_types.all(), links_of(self._resources.log, past))

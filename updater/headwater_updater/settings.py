@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from headwater_core.cleaning import CleaningLimits, Rule
 from headwater_core.settings import CoreSettings
 from headwater_core.shards import IndexKind
 
@@ -47,6 +48,19 @@ class UpdaterSettings(CoreSettings):
     prequential_window: int = Field(default=1000, ge=1)
     """Over how many of the latest targets the score-then-learn metrics are."""
 
+    clean_without: frozenset[Rule] = frozenset()
+    """Rules of cleaning that are switched off, as a JSON list."""
+    clean_duplicate_window_s: float = Field(default=1.0, ge=0)
+    """Within this time the same said again is a double click or a repeated call, not a second event."""
+    clean_burst_events: int = Field(default=10, ge=1)
+    """More events than this of one subject on one item within clean_burst_window_s are not learned."""
+    clean_burst_window_s: float = Field(default=60.0, gt=0)
+    """See clean_burst_events."""
+    clean_robot_events: int = Field(default=120, ge=1)
+    """More events than this of one subject within clean_robot_window_s are no person's."""
+    clean_robot_window_s: float = Field(default=60.0, gt=0)
+    """See clean_robot_events."""
+
     bootstrap_when_events: int | None = Field(default=None, ge=1)
     """`run` trains the first generation itself once the log holds so many events; none: `bootstrap` must be called."""
     bootstrap_seconds: float | None = Field(default=None, gt=0)
@@ -81,3 +95,19 @@ class UpdaterSettings(CoreSettings):
     """So long after its receipt an event sent again is known for a duplicate; events themselves stay."""
     impression_retention_days: int = Field(default=90, ge=1, le=36_500)
     """So long it is remembered what was shown to whom."""
+
+    @property
+    def cleaning(self) -> CleaningLimits:
+        """The numbers in the rules of cleaning.
+
+        Raises:
+            InvalidFieldError: a rule is switched off that cannot be.
+        """
+        return CleaningLimits(
+            duplicate_window_s=self.clean_duplicate_window_s,
+            burst_events=self.clean_burst_events,
+            burst_window_s=self.clean_burst_window_s,
+            robot_events=self.clean_robot_events,
+            robot_window_s=self.clean_robot_window_s,
+            without=self.clean_without,
+        )

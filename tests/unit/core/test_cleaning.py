@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater_core.cleaning import Cleaner, CleaningLimits, Rule, count_by_rule, fill_missing
+from headwater_core.errors import InvalidFieldError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, EventType, LoggedEvent, SubjectKind
 
 SECOND = 1_000_000
@@ -102,8 +103,28 @@ def test_nobody_rates_an_item_twice_in_one_instant() -> None:
 
 def burst(count: int, apart_us: int, **fields: Any) -> list[LoggedEvent]:
     return [
-        logged(n, item_id=f"i{n}", **{"event_time_us": RECEIVED + n * apart_us, **fields}) for n in range(1, count + 1)
+        logged(n, **{"item_id": f"i{n}", "event_time_us": RECEIVED + n * apart_us, **fields})
+        for n in range(1, count + 1)
     ]
+
+
+def test_keeping_at_one_item_is_a_burst() -> None:
+    """By one subject, on one item, until it slows down; what is imported is believed."""
+    on_one = burst(15, 2 * SECOND, item_id="i")
+    late = logged(900, item_id="i", event_time_us=RECEIVED + 3600 * SECOND)
+    assert rules(*on_one, late) == [None] * 10 + [Rule.BURST] * 5 + [None]
+    assert set(rules(*burst(15, 2 * SECOND, item_id="i", backfill=True))) == {None}
+    crowd = [each._replace(event=replace(each.event, user_id=f"u{each.position}")) for each in on_one]
+    assert set(rules(*crowd)) == {None}
+
+
+def test_rules_can_be_switched_off() -> None:
+    """But not those without which nothing could be learned."""
+    without = CleaningLimits(without=frozenset({Rule.BURST, Rule.IMPOSSIBLE_VALUE}))
+    assert set(rules(*burst(15, 2 * SECOND, item_id="i"), limits=without)) == {None}
+    assert rules(logged(1, "stars", value=9.0), limits=without) == [None]
+    with pytest.raises(InvalidFieldError, match="unknown_type"):
+        CleaningLimits(without=frozenset({Rule.UNKNOWN_TYPE}))
 
 
 def test_a_rate_no_person_reaches_is_a_robots() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headwater_core.cleaning import Cleaner
+from headwater_core.cleaning import Cleaner, CleaningLimits
 from headwater_core.database import Database
 from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, LoggedEvent
 from headwater_core.feedback_log import FeedbackLog
@@ -105,5 +105,5 @@ def test_events_that_waited_for_their_item_are_found(log: FeedbackLog) -> None:
     write(log, 30, item_id="late", visitor_id="v")
     offset = log.head()
     write(log, 40, item_id="late")
-    found = events_before_their_item(log, ["late", "unheard-of"], offset, BUILT_IN_EVENT_TYPES)
+    found = events_before_their_item(log, ["late", "unheard-of"], offset, BUILT_IN_EVENT_TYPES, CleaningLimits())
     assert [each.position for each in found] == [1, 3]

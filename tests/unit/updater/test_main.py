@@ -11,6 +11,9 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from headwater_core.database import Database
+from headwater_core.events import Event
+from headwater_core.feedback_log import FeedbackLog, Rejection
 from headwater_updater.main import main
 
 
@@ -47,6 +50,29 @@ def test_status_of_an_empty_installation(database_url: str) -> None:
         "rejections": {},
         "leader": None,
     }
+
+
+def test_rejected_events_can_be_asked_for(database_url: str) -> None:
+    """By rule and from a position on, with what they said; an erased one by its reason alone."""
+    database = Database(database_url)
+    database.migrate()
+    log = FeedbackLog(database)
+    log.append([Event(f"e{n}", "click", "ada", item_id=f"i{n}") for n in range(3)], 1_000_000)
+    log.reject([Rejection(1, "robot", "too fast"), Rejection(2, "gate", "worse"), Rejection(3, "robot", "still")])
+    log.delete_events(["e2"])
+    database.close()
+
+    def ask(*arguments: str) -> list[dict[str, object]]:
+        answer = CliRunner().invoke(main, ["rejected", "--json", "--database-url", database_url, *arguments])
+        assert answer.exit_code == 0, answer.output
+        return [json.loads(line) for line in answer.stdout.splitlines()]
+
+    assert [each["position"] for each in ask()] == [1, 2, 3]
+    first, last = ask("--rule", "robot")
+    assert first == {"position": 1, "rule": "robot", "reason": "too fast", "event_id": "e0", "event": "click i0"}
+    assert (last["event"], last["event_id"]) == ("erased", None)
+    assert [each["position"] for each in ask("--after", "1", "--limit", "1")] == [2]
+    assert "too fast" in CliRunner().invoke(main, ["rejected", "--database-url", database_url]).output
 
 
 @pytest.mark.parametrize(
