@@ -1,9 +1,9 @@
 """What each rule of cleaning removes from a file of events, and what learning without that is worth.
 
-`python benchmarks/quality/cleaning_effect.py --events E.csv.gz --items I.csv.gz --min-core 5 --epochs 6` reads the events
+`python benchmarks/quality/cleaning_effect.py --events E.csv.gz --items I.csv.gz --min-core 5 --epochs 6` reads events
 in the order of their times, once as if they had been written as they happened and once as an import, and counts what
-each rule refuses. Then the product is trained on all training events and on what each way leaves of them; all are asked
-for the same targets, after the same histories.
+each rule refuses. Then the product is trained on all training events and on what each way leaves of them. All are
+asked for the same targets, after the same histories.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ ITEM_TOWER = "item_tower.safetensors"
 """The item tower's shared weights alone; the id embeddings are already in the item vectors."""
 JOINT_HEADS = "joint_heads.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_DELTA = "checkpoint_delta.safetensors"
+"""What of the training state is not as the checkpoint has it."""
 DELTA = "delta"
 CO_VISITS = "co_visits.safetensors"
 CO_VISITS_DELTA = "co_visits_delta.safetensors"
@@ -92,6 +94,8 @@ class Manifest(_Frozen):
     blend: dict[str, float] = Field(default_factory=dict)
     """How co-visits and the trend join the towers' scores; without it, not at all."""
     metrics: dict[str, float] = Field(default_factory=dict)
+    checkpoint_items: int = Field(default=0, ge=0)
+    """How many items the checkpoint, without its delta, holds."""
     refusal: str = ""
     """Why it was never published; empty for what was."""
 

@@ -46,8 +46,13 @@ class TrendTable:
         """Append n items that nothing happened to yet."""
         self.weights = np.concatenate([self.weights, np.zeros((n, len(HALF_LIVES)))])
 
-    def add(self, rows: Indices) -> None:
-        """Count one event on each of these rows, in the order in which they happened."""
+    def add(self, rows: Indices) -> bool:
+        """Count one event on each of these rows, in the order in which they happened.
+
+        Returns:
+            Whether the numbers of all rows are others now, though they mean the same.
+        """
+        rescaled = False
         for start in range(0, len(rows), HALF_LIVES[0]):
             part = rows[start : start + HALF_LIVES[0]]
             scales = self.scale * self._growth ** np.arange(1, len(part) + 1)[:, None]  # (p, H)
@@ -56,6 +61,8 @@ class TrendTable:
             if self.scale.max() > _RESCALE_AT:
                 self.weights /= self.scale
                 self.scale = np.ones(len(HALF_LIVES))
+                rescaled = True
+        return rescaled
 
     def trend(self, half_life: int, present: npt.NDArray[np.bool_] | None = None) -> Successors:
         """The items with the highest weights, as votes: different rows, ascending, and their weights.

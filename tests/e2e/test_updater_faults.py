@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from headwater_client import HealthStatus
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
 from headwater_core.generation import LoadedGeneration
-from headwater_core.manifest import CHECKPOINT
+from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA
 from headwater_core.registry import GenerationRegistry
+from headwater_updater.learner import Learner
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -50,9 +50,11 @@ def test_a_killed_updater_resumes_and_learns_every_event_once(world: World) -> N
     for record in registry.list(None, 100):
         assert LoadedGeneration.load(store, record.number).number == record.number
     stable = LoadedGeneration.load(store, registry.labels()["stable"])
-    checkpoint = safetensors.numpy.load_file(store.open_blob(stable.manifest.files[CHECKPOINT]))
+    names = [name for name in (CHECKPOINT, CHECKPOINT_DELTA) if name in stable.manifest.files]
+    contents = [store.open_blob(stable.manifest.files[name]).read_bytes() for name in names]
+    learner = Learner.load_state(contents[0], delta=contents[1] if len(contents) > 1 else None)
     assert stable.manifest.watermark == events[-1]
-    assert float(np.sum(checkpoint["counts"])) == len(events)
+    assert float(np.sum(learner.counts)) == len(events)
     database.close()
 
 

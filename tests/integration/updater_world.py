@@ -13,7 +13,8 @@ import numpy as np
 from headwater_core.catalogue import Item
 from headwater_core.events import Event
 from headwater_core.generation import LoadedGeneration
-from headwater_core.manifest import CHECKPOINT, Manifest
+from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA, Manifest
+from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership
 from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.publisher import STABLE
@@ -100,7 +101,10 @@ class World:
         return LoadedGeneration.load(self.resources.store, self.stable)
 
     def checkpoint(self) -> bytes:
-        return self.resources.store.open_blob(self.manifest.files[CHECKPOINT]).read_bytes()
+        """The whole state that a process would resume from."""
+        names = [name for name in (CHECKPOINT, CHECKPOINT_DELTA) if name in self.manifest.files]
+        contents = [self.resources.store.open_blob(self.manifest.files[name]).read_bytes() for name in names]
+        return Learner.load_state(contents[0], delta=contents[1] if len(contents) > 1 else None).state()
 
 
 def make_world(folder: Path, **settings: Any) -> World:

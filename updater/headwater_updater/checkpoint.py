@@ -41,80 +41,130 @@ def weights(learner: Learner) -> dict[str, Tensor]:
 
 def save(learner: Learner) -> bytes:
     """The learner as a file; the search for text features (`text_features`) is not part of it."""
-    tensors = {name: tensor.detach() for name, tensor in weights(learner).items()}
-    for name, parameter in dense_parameters(learner):
-        for key, moment in learner.adam.state[parameter].items():
-            tensors[f"adam.{key}.{name}"] = moment
-    tensors["id_adam.mean"] = learner.id_adam.mean
-    tensors["id_adam.square"] = learner.id_adam.square
-    tensors["id_adam.steps"] = learner.id_adam.steps
-    tensors["item_features"] = learner.item_features
-    tensors["calibration"] = learner.heads.calibration
-    tensors["counts"] = torch.from_numpy(learner.counts)
-    encoded = [item_id.encode() for item_id in learner.item_ids]
-    tensors["item_ids"] = torch.from_numpy(np.frombuffer(b"".join(encoded), np.uint8).copy())
-    tensors["item_id_ends"] = torch.from_numpy(np.cumsum([len(part) for part in encoded], dtype=np.int64))
-    removed = [row for row, item_id in enumerate(learner.item_ids, start=1) if not learner.row(item_id)]
-    tensors["removed_rows"] = torch.tensor(removed, dtype=torch.int64)
-    tensors |= {f"successors.{name}": tensor for name, tensor in learner.successors.state().items()}
-    tensors["trends.weights"] = torch.from_numpy(learner.trends.weights)
-    tensors["trends.scale"] = torch.from_numpy(learner.trends.scale)
+    every_row = np.arange(len(learner.item_ids) + 1)
+    return _file(learner, {**_dense(learner), **_of_rows(learner, every_row), **_ids(learner, 0)})
+
+
+def save_delta(learner: Learner, n_base_items: int) -> bytes:
+    """What a file that `save` wrote of this learner, when it knew so many items, does not hold: the rows that moved.
+
+    Between full trainings few rows do, so a delta is small where a whole file is not: at 100,000 items a whole one is
+    some 170 MB, most of it features and moments that stayed as they were.
+    """
+    rows = np.flatnonzero(learner.moved)
+    tensors = {**_dense(learner), **_of_rows(learner, rows), **_ids(learner, n_base_items)}
+    return _file(learner, {**tensors, "rows": torch.from_numpy(rows)}, n_base_items=n_base_items)
+
+
+def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None, delta: bytes | None = None) -> Learner:
+    """The learner that `save` wrote, or `save_delta` over it.
+
+    Raises:
+        ArtifactError: when a file is damaged or of another schema, or they do not belong together.
+    """
+    try:
+        content = _content(source)
+        settings = content["config"]
+        settings["tower"] = TowerConfig.from_dict(settings["tower"])
+        learner = kind.create(LearnerConfig(**settings), 0, text_features)
+        tensors = safetensors.torch.load(source)
+        _fill(learner, content, tensors, np.arange(len(tensors["counts"])))
+        learner.moved[:] = False
+        if delta is not None:
+            content, tensors = _content(delta), safetensors.torch.load(delta)
+            if content["n_base_items"] != len(learner.item_ids):
+                raise _damaged(f"the delta is over {content['n_base_items']} items, not {len(learner.item_ids)}")
+            _fill(learner, content, tensors, tensors["rows"].numpy())
+            learner.moved[:] = False
+            learner.moved[tensors["rows"].numpy()] = True
+    except (SafetensorError, InvalidFieldError, LookupError, TypeError, ValueError) as error:
+        raise _damaged(f"{type(error).__name__}: {error}") from error
+    return learner
+
+
+def _file(learner: Learner, tensors: dict[str, Tensor], **more: int) -> bytes:
     content = {
         "schema_version": SCHEMA_VERSION,
         "config": {**asdict(learner.config), "tower": learner.config.tower.to_dict()},
         "rng": learner.rng.bit_generator.state,
         "watermark": learner.watermark,
         "blend": learner.blend.to_dict(),
+        **more,
     }
     return safetensors.torch.save(tensors, {_METADATA: json.dumps(content, sort_keys=True)})
 
 
-def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None) -> Learner:
-    """The learner that `save` wrote.
-
-    Raises:
-        ArtifactError: when the file is damaged or of another schema.
-    """
-    try:
-        content = metadata(source, _METADATA)
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise _damaged(f"schema version {content['schema_version']} is not {SCHEMA_VERSION}")
-        settings = content["config"]
-        settings["tower"] = TowerConfig.from_dict(settings["tower"])
-        learner = kind.create(LearnerConfig(**settings), 0, text_features)
-        learner.rng.bit_generator.state = content["rng"]
-        learner.watermark = int(content["watermark"])
-        learner.blend = Blend.from_dict(content["blend"])
-        _fill(learner, safetensors.torch.load(source))
-    except (SafetensorError, InvalidFieldError, LookupError, TypeError, ValueError) as error:
-        raise _damaged(f"{type(error).__name__}: {error}") from error
-    return learner
+def _content(source: bytes) -> dict[str, Any]:
+    content = metadata(source, _METADATA)
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise _damaged(f"schema version {content['schema_version']} is not {SCHEMA_VERSION}")
+    return content
 
 
-def _fill(learner: Learner, tensors: dict[str, Tensor]) -> None:
+def _dense(learner: Learner) -> dict[str, Tensor]:
+    """What belongs to no item: the dense weights, their moments, and the small rest."""
+    tensors = {name: parameter.detach() for name, parameter in dense_parameters(learner)}
+    for name, parameter in dense_parameters(learner):
+        for key, moment in learner.adam.state[parameter].items():
+            tensors[f"adam.{key}.{name}"] = moment
+    tensors["calibration"] = learner.heads.calibration
+    tensors["trends.scale"] = torch.from_numpy(learner.trends.scale)
+    removed = [row for row, item_id in enumerate(learner.item_ids, start=1) if not learner.row(item_id)]
+    tensors["removed_rows"] = torch.tensor(removed, dtype=torch.int64)
+    return tensors
+
+
+def _tables(learner: Learner) -> dict[str, Tensor]:
+    """What belongs to the items, by row; the tensors are the learner's own."""
+    return {
+        "id_embedding": learner.item_tower.id_embedding.data,
+        "id_adam.mean": learner.id_adam.mean,
+        "id_adam.square": learner.id_adam.square,
+        "id_adam.steps": learner.id_adam.steps,
+        "item_features": learner.item_features,
+        "counts": torch.from_numpy(learner.counts),
+        "trends.weights": torch.from_numpy(learner.trends.weights),
+    }
+
+
+def _of_rows(learner: Learner, rows: np.ndarray) -> dict[str, Tensor]:
+    tensors = {name: table[torch.from_numpy(rows)] for name, table in _tables(learner).items()}
+    return tensors | {f"successors.{name}": tensor for name, tensor in learner.successors.state(rows).items()}
+
+
+def _ids(learner: Learner, start: int) -> dict[str, Tensor]:
+    encoded = [item_id.encode() for item_id in learner.item_ids[start:]]
+    return {
+        "item_ids": torch.from_numpy(np.frombuffer(b"".join(encoded), np.uint8).copy()),
+        "item_id_ends": torch.from_numpy(np.cumsum([len(part) for part in encoded], dtype=np.int64)),
+    }
+
+
+def _fill(learner: Learner, content: dict[str, Any], tensors: dict[str, Tensor], rows: np.ndarray) -> None:
+    """Take over what a file holds: new items, the rows' parts of the tables, and all that belongs to no item."""
     blob, ends = tensors["item_ids"].numpy().tobytes(), tensors["item_id_ends"].tolist()
     item_ids = [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
-    features = tensors["item_features"]
-    _expect("item_features", features, learner.item_features.expand(len(item_ids) + 1, -1))
-    learner.add_items(item_ids, features[1:].numpy())
-    learner.remove_items([item_ids[row - 1] for row in tensors["removed_rows"].tolist()])
-    for name, tensor in weights(learner).items():
-        _expect(name, tensors[name], tensor)
-        tensor.data.copy_(tensors[name])
+    learner.add_items(item_ids, np.zeros((len(item_ids), learner.config.tower.feature_dimension), np.float16))
+    learner.restore_items()
+    learner.remove_items([learner.item_ids[row - 1] for row in tensors["removed_rows"].tolist()])
+    at = torch.from_numpy(rows)
+    for name, table in _tables(learner).items():
+        _expect(name, tensors[name], table[at])
+        table[at] = tensors[name]
+    learner.successors.load_state({name: tensors[f"successors.{name}"] for name in ("lengths", "rows", "counts")}, rows)
     for name, parameter in dense_parameters(learner):
+        _expect(name, tensors[name], parameter)
+        parameter.data.copy_(tensors[name])
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in tensors]
         learner.adam.state[parameter] = {key: tensors[f"adam.{key}.{name}"] for key in keys}
-    for key in ("mean", "square", "steps"):
-        _expect(key, tensors[f"id_adam.{key}"], getattr(learner.id_adam, key))
-        setattr(learner.id_adam, key, tensors[f"id_adam.{key}"])
     _expect("calibration", tensors["calibration"], learner.heads.calibration)
     learner.heads.calibration.copy_(tensors["calibration"])
-    _expect("counts", tensors["counts"], torch.from_numpy(learner.counts))
-    learner.counts = tensors["counts"].numpy()
-    for key in ("weights", "scale"):
-        _expect(f"trends.{key}", tensors[f"trends.{key}"], torch.from_numpy(getattr(learner.trends, key)))
-        setattr(learner.trends, key, tensors[f"trends.{key}"].numpy())
-    learner.successors.load_state({name: tensors[f"successors.{name}"] for name in ("lengths", "rows", "counts")})
+    _expect("trends.scale", tensors["trends.scale"], torch.from_numpy(learner.trends.scale))
+    learner.trends.scale = tensors["trends.scale"].numpy()
+    learner.rng.bit_generator.state = content["rng"]
+    learner.watermark = int(content["watermark"])
+    learner.blend = Blend.from_dict(content["blend"])
+    learner.drop_table()
 
 
 def _expect(name: str, found: Tensor, wanted: Tensor) -> None:

@@ -80,6 +80,8 @@ class Learner:
         self._type_weights = np.array([0.0, *weights])
         self._rows: dict[str, int] = {}
         self._removed: dict[str, int] = {}
+        self.moved = np.zeros(1, np.bool_)
+        """(n + 1,), the rows whose part of the state is not what the last whole checkpoint holds."""
         self._table: Tensor | None = None  # (n + 1, d), all items' vectors, kept while they stay what they are
 
     @classmethod
@@ -93,14 +95,20 @@ class Learner:
         """Everything: weights, optimizers, random state, items, configuration, watermark; one safetensors file."""
         return checkpoint.save(self)
 
+    def state_delta(self, n_base_items: int) -> bytes:
+        """What differs from the last whole `state`, which knew so many items: everything but the rows that stayed."""
+        return checkpoint.save_delta(self, n_base_items)
+
     @classmethod
-    def load_state(cls, content: bytes, text_features: TextFeatures | None = None) -> Learner:
-        """The learner that `state` wrote; it goes on as if it had never stopped.
+    def load_state(
+        cls, content: bytes, text_features: TextFeatures | None = None, delta: bytes | None = None
+    ) -> Learner:
+        """The learner that `state` wrote, or `state_delta` over it; it goes on as if it had never stopped.
 
         Raises:
-            ArtifactError: when the file is damaged or of another schema.
+            ArtifactError: when a file is damaged or of another schema, or they do not belong together.
         """
-        return checkpoint.load(cls, content, text_features)
+        return checkpoint.load(cls, content, text_features, delta)
 
     # Items
 
@@ -121,6 +129,11 @@ class Learner:
             if item_id in self._rows:
                 self._removed[item_id] = self._rows.pop(item_id)
 
+    def restore_items(self) -> None:
+        """Take every item that was removed back."""
+        self._rows.update(self._removed)
+        self._removed.clear()
+
     def add_items(self, item_ids: Sequence[str], features: np.ndarray) -> None:
         """Append items, or replace the features of known ones; (n, F), all 0 for an item without text and vector."""
         for item_id in self._removed.keys() & set(item_ids):
@@ -133,10 +146,12 @@ class Learner:
         self.successors.grow(len(new))
         self.trends.grow(len(new))
         self.counts = np.concatenate([self.counts, np.zeros(len(new))])
+        self.moved = np.concatenate([self.moved, np.ones(len(new), np.bool_)])
         empty = self.item_features.new_zeros(len(new), self.config.tower.feature_dimension)
         self.item_features = torch.cat([self.item_features, empty])
         rows = torch.tensor([self._rows[item_id] for item_id in item_ids], dtype=torch.int64)
         self.item_features[rows] = torch.from_numpy(np.asarray(features, np.float16))
+        self.moved[rows.numpy()] = True
         self._refresh_table(rows)
 
     def item_vectors(self, rows: np.ndarray | None = None) -> np.ndarray:
@@ -226,7 +241,9 @@ class Learner:
         for sequence, start in new:
             self.count(sequence, start)
             sources.append(self.successors.add(sequence, self.target_weights(sequence, start), start))
-        return np.unique(np.concatenate(sources))
+        found = np.unique(np.concatenate(sources))
+        self.moved[found] = True
+        return found
 
     def _recent_windows(self, sequence: TokenSequence, start: int) -> list[Window]:
         """Windows for the targets from `start` on, with as much before them as steps read."""
@@ -275,6 +292,7 @@ class Learner:
             self.drop_table()
         else:
             self._refresh_table(losses.rows[moves])
+        self.moved[losses.rows[moves].numpy()] = True
         return losses.next_item
 
     def score(
@@ -421,7 +439,9 @@ class Learner:
 
     def count(self, sequence: TokenSequence, start: int) -> None:
         """Count the targets from `start` on."""
-        np.add.at(self.counts, sequence.item_rows[self.target_weights(sequence, start) > 0], 1.0)
+        rows = sequence.item_rows[self.target_weights(sequence, start) > 0]
+        np.add.at(self.counts, rows, 1.0)
+        self.moved[rows] = True
 
     def follow_trend(self, sequences: Sequence[tuple[TokenSequence, int]]) -> None:
         """Count the targets from each index on as what happened last, in the order of their times."""
@@ -431,7 +451,8 @@ class Learner:
             rows.append(sequence.item_rows[targets])
             times_us.append(sequence.event_time_us[targets])
         order = np.argsort(np.concatenate(times_us), kind="stable")
-        self.trends.add(np.concatenate(rows)[order])
+        if self.trends.add(np.concatenate(rows)[order]):
+            self.moved[:] = True
 
     def _popularity(self) -> np.ndarray:
         """(n + 1,), what a user of whom nothing is known is offered by."""

@@ -24,6 +24,7 @@ from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import (
     CHECKPOINT,
+    CHECKPOINT_DELTA,
     CO_VISITS,
     CO_VISITS_DELTA,
     DELTA,
@@ -176,7 +177,8 @@ class Publisher:
                 files = {name: before.manifest.files[name] for name in names}
                 files[items_file(DELTA)] = self._store.put_blob(delta.save(Path(folder), DELTA))
             visits, base_successors, visits_delta = self._visits(draft, None if full else before, Path(folder))
-        files |= visits | self._weights(draft)
+        training, checkpoint_items = self._training_state(draft, None if full else before)
+        files |= visits | self._weights(draft) | training
         manifest = Manifest(
             tenant=self._store.tenant,
             number=number,
@@ -197,6 +199,7 @@ class Publisher:
             trend=TREND,
             blend=draft.learner.blend.to_dict(),
             metrics=dict(draft.metrics),
+            checkpoint_items=checkpoint_items,
             refusal=refusal,
         )
         self._store.write_manifest(number, manifest)
@@ -245,10 +248,26 @@ class Publisher:
             ITEM_TOWER: save_state(learner.item_tower.shared),
             JOINT_HEADS: save_state(learner.heads),
             TREND: _trend(draft),
-            CHECKPOINT: learner.state(),
-            **draft.training_state,
         }
         return {name: self._store.put_blob(content) for name, content in contents.items()}
+
+    def _training_state(self, draft: Draft, before: Published | None) -> tuple[dict[str, FileEntry], int]:
+        """What training resumes from: the checkpoint of the generation before with a delta, or a whole one.
+
+        Also how many items the checkpoint holds.
+        """
+        learner = draft.learner
+        files = {name: self._store.put_blob(content) for name, content in draft.training_state.items()}
+        entry = None if before is None else before.manifest.files.get(CHECKPOINT)
+        if before is not None and entry is not None and float(learner.moved.mean()) <= self._fold_share:
+            n_items = before.manifest.checkpoint_items
+            return files | {
+                CHECKPOINT: entry,
+                CHECKPOINT_DELTA: self._store.put_blob(learner.state_delta(n_items)),
+            }, n_items
+        files[CHECKPOINT] = self._store.put_blob(learner.state())
+        learner.moved[:] = False
+        return files, len(learner.item_ids)
 
 
 def _trend(draft: Draft) -> bytes:

@@ -20,7 +20,7 @@ from headwater_core.errors import ArtifactError
 from headwater_core.events import EventType, LoggedEvent
 from headwater_core.feedback_log import Rejection, subject_hash
 from headwater_core.generation import LoadedGeneration
-from headwater_core.manifest import CHECKPOINT
+from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA
 from headwater_core.registry import Lease
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.bootstrap import OnProgress, bootstrap
@@ -392,12 +392,12 @@ def _load_training(resources: Resources, generation: LoadedGeneration) -> tuple[
         raise ArtifactError("resume", f"generation {manifest.number}", reason)
     contents = {
         name: _content(resources.store, generation, name)
-        for name in (CHECKPOINT, REPLAY, SESSION)
+        for name in (CHECKPOINT, CHECKPOINT_DELTA, REPLAY, SESSION)
         if name in manifest.files
     }
     if CHECKPOINT not in contents:
         raise ArtifactError("resume", f"generation {manifest.number}", "has no checkpoint")
-    learner = Learner.load_state(contents[CHECKPOINT], resources.queries.features)
+    learner = Learner.load_state(contents[CHECKPOINT], resources.queries.features, contents.get(CHECKPOINT_DELTA))
     if learner.watermark != manifest.watermark:
         reason = f"has watermark {learner.watermark}; the manifest says {manifest.watermark}"
         raise ArtifactError("resume", f"generation {manifest.number}", reason)

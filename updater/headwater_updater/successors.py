@@ -95,24 +95,25 @@ class SuccessorTable:
         items = self.rows[row, used].astype(np.int64)
         return Successors(items, (self.counts[row, used] / _damping(popularity[items])).astype(np.float32))
 
-    def state(self) -> dict[str, Tensor]:
-        """All counts, without the empty places (the last of every row)."""
-        used = torch.from_numpy(self.counts > 0)
-        rows, counts = torch.from_numpy(self.rows), torch.from_numpy(self.counts)
+    def state(self, of: Rows) -> dict[str, Tensor]:
+        """The counts of these rows, without the empty places (the last of every row)."""
+        rows, counts = torch.from_numpy(self.rows[of]), torch.from_numpy(self.counts[of])
+        used = counts > 0
         return {"lengths": used.sum(1), "rows": rows[used], "counts": counts[used]}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned; the table has as many rows as that one had.
+    def load_state(self, state: Mapping[str, Tensor], of: Rows) -> None:
+        """Take over what `state` returned of these rows.
 
         Raises:
             ValueError: it does not fit.
         """
         lengths = state["lengths"].numpy()
-        if len(lengths) != len(self.rows) or len({len(state["rows"]), len(state["counts"]), int(lengths.sum())}) > 1:
+        if len(lengths) != len(of) or len({len(state["rows"]), len(state["counts"]), int(lengths.sum())}) > 1:
             raise ValueError("the successors do not fit the items")
         used = np.arange(SUCCESSORS) < lengths[:, None]
-        self.rows[:], self.counts[:] = 0, 0.0
-        self.rows[used], self.counts[used] = state["rows"].numpy(), state["counts"].numpy()
+        rows, counts = np.zeros(used.shape, np.int32), np.zeros(used.shape, np.float32)
+        rows[used], counts[used] = state["rows"].numpy(), state["counts"].numpy()
+        self.rows[of], self.counts[of] = rows, counts
 
     def _pairs(self, sequence: TokenSequence, weights: np.ndarray, start: int) -> tuple[Rows, Rows, np.ndarray]:
         """(p,) sources, (p,) targets from `start` on, and (p,) what each pair counts."""

@@ -88,8 +88,34 @@ def test_what_does_not_hold_all_of_it_is_refused(learner: Learner) -> None:
     other = Learner.create(CONFIG, 0)
     other.add_items(["i0"], np.zeros((1, 2)))
     tensors = safetensors.torch.load(content) | {
-        f"successors.{name}": tensor for name, tensor in other.successors.state().items()
+        f"successors.{name}": tensor for name, tensor in other.successors.state(np.arange(2)).items()
     }
     metadata = {"learner": json.dumps(checkpoint.metadata(content, "learner"))}
     with pytest.raises(ArtifactError, match="successors"):
         Learner.load_state(safetensors.torch.save(tensors, metadata))
+
+
+def test_a_delta_over_a_whole_checkpoint_is_the_whole(learner: Learner) -> None:
+    """To the last bit, however much was learned, added and removed since; and it is far smaller."""
+    base, n_base = learner.state(), len(learner.item_ids)
+    learner.moved[:] = False
+    for turn in range(3):
+        learner.add_items([f"late-{turn}"], np.ones((1, 2)))
+        learner.remove_items([f"i{turn}"])
+        new = Example([*history(50 + turn), HistoryEvent(99, 10**9, "click", f"late-{turn}")], 4)
+        learner.step([new], [Example(history(turn), 5)])
+        delta = learner.state_delta(n_base)
+        resumed = Learner.load_state(base, delta=delta)
+        assert resumed.state() == learner.state()
+        np.testing.assert_array_equal(resumed.moved, learner.moved)
+        learner = resumed
+    learner.add_items(["i0"], np.ones((1, 2)))  # an item that was removed before comes back
+    assert Learner.load_state(base, delta=learner.state_delta(n_base)).state() == learner.state()
+
+
+def test_a_delta_over_another_checkpoint_is_refused(learner: Learner) -> None:
+    """They would not belong together."""
+    learner.moved[:] = False
+    delta = learner.state_delta(len(learner.item_ids) + 1)
+    with pytest.raises(ArtifactError, match="delta"):
+        Learner.load_state(learner.state(), delta=delta)

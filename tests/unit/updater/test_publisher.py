@@ -33,6 +33,7 @@ class FakeLearner:
         self.follows: dict[str, dict[str, float]] = {}
         self.blend = Blend(strength=1.0, sharpness=10.0, decay=0.5)
         self.trend: list[tuple[str, float]] = []
+        self.moved = np.ones(n_items + 1, np.bool_)
         torch.manual_seed(0)
         self.user_tower, self.item_tower, self.heads = UserTower(CONFIG), ItemTower(CONFIG), JointHeads(CONFIG)
 
@@ -44,6 +45,9 @@ class FakeLearner:
 
     def state(self) -> bytes:
         return b"checkpoint"
+
+    def state_delta(self, n_base_items: int) -> bytes:
+        return f"what moved of {n_base_items} items".encode()
 
     def trending(self) -> list[tuple[str, float]]:
         return self.trend

@@ -218,10 +218,10 @@ def test_a_state_comes_back_as_it_was(
         found.add(sequence, weights, 0)
     again = table()
     again.fit([in_order(1, 2, 3)], EVERYTHING)
-    again.load_state(found.state())
+    again.load_state(found.state(np.arange(N_ITEMS + 1)), np.arange(N_ITEMS + 1))
     np.testing.assert_array_equal(again.rows, found.rows)
     np.testing.assert_array_equal(again.counts, found.counts)
-    assert found.state()["rows"].dtype == torch.int32
+    assert found.state(np.arange(N_ITEMS + 1))["rows"].dtype == torch.int32
 
 
 @pytest.mark.parametrize("damage", ["lengths", "rows", "counts"])
@@ -229,10 +229,10 @@ def test_a_state_that_does_not_fit_is_refused(damage: str) -> None:
     """Of another number of items, or with something missing."""
     found = table()
     found.fit([in_order(1, 2, 3)], EVERYTHING)
-    state = found.state()
+    state = found.state(np.arange(N_ITEMS + 1))
     state[damage] = state[damage][:-1]
     with pytest.raises(ValueError, match="successors"):
-        table().load_state(state)
+        table().load_state(state, np.arange(N_ITEMS + 1))
 
 
 def test_blocks_are_numbered_by_time() -> None:
