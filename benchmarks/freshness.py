@@ -16,7 +16,10 @@ percentile. Held-out users' events give no gradients; the watermark passes them 
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import importlib.util
+import itertools
 import json
 import random
 import sys
@@ -137,16 +140,17 @@ _pending: list[deque[tuple[int, float]]] = [deque(), deque()]
 
 
 def _write_events(run: Run, addresses: Sequence[str], rate: float) -> None:
-    """So many events a second, ten at a time, of 5,000 users who do something now and then."""
+    """So many events a second, ten at a time, of 5,000 users who each repeat what a real one did, in order."""
     chance = random.Random(1)
-    items = [str(number) for number in range(1, 5000)]
+    real = _histories()
+    readers = [iter(itertools.cycle(real[number % len(real)])) for number in range(5000)]
     began, written = time.monotonic(), 0
     with Client(addresses[0]) as client:
         while not run.ended.is_set():
             time.sleep(max(0.0, began + written / rate - time.monotonic()))
             batch = [
-                event("like", user_id=f"reader-{chance.randrange(5000)}", item_id=chance.choice(items))
-                for _ in range(10)
+                event("like", user_id=f"reader-{reader}", item_id=next(readers[reader]))
+                for reader in (chance.randrange(5000) for _ in range(10))
             ]
             written += len(batch)
             if run.call(_write, client, *batch) is None:
@@ -156,6 +160,15 @@ def _write_events(run: Run, addresses: Sequence[str], rate: float) -> None:
                 if stored:
                     for pending in _pending:
                         pending.append((stored, time.monotonic()))
+
+
+def _histories() -> list[list[str]]:
+    """The items of each MovieLens user, in the order in which they rated them."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    with gzip.open(MOVIELENS / "events.csv.gz", "rt") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["user_id"], []).append((int(row["timestamp"]), row["item_id"]))
+    return [[item_id for _, item_id in sorted(theirs)] for theirs in found.values()]
 
 
 def _write(client: Client, *events: Any) -> bool:

@@ -50,7 +50,7 @@ def test_only_what_is_worse_beyond_the_tolerance_is_refused(
         assert f"{window} held-out targets" in verdict.reason
     metrics = verdict.metrics()
     assert metrics["gate_new_log_rank_rise"] == pytest.approx(new_rise, abs=0.1)
-    assert 0 < metrics["gate_new_margin"] < 0.1
+    assert 0 < metrics["gate_new_margin"] < 0.2
     assert metrics["gate_old_targets"] == 200
 
 
