@@ -29,6 +29,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "decay": (0.01, 1.0),
     "repeat_decay": (0.01, 1.0),
     "trend_half_life": (1.0, 1e9),
+    "trend_sharpness": (1.0, 1e9),
 }
 
 Indices = npt.NDArray[np.int64]
@@ -53,6 +54,8 @@ class Blend:
     """The same where it speaks for its own item."""
     trend_half_life: float = 1_000
     """After how many further events an event counts half in the trend; one of `trends.HALF_LIVES`."""
+    trend_sharpness: float = 1000.0
+    """As sharpness, of the trend: high, and what nobody came to of late is all but left out."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -152,7 +155,7 @@ def trend_bonuses(trend: Successors, blend: Blend) -> Bonuses:
     """What trending items are given, whoever is asked for. Args: trend: items and how much happened to each."""
     if not blend.trend_strength:
         return NO_BONUSES
-    return _rewarded(trend.items, trend.weights.astype(np.float64), blend.trend_strength, blend.sharpness)
+    return _rewarded(trend.items, trend.weights.astype(np.float64), blend.trend_strength, blend.trend_sharpness)
 
 
 def _rewarded(named: Indices, votes: npt.NDArray[np.float64], strength: float, sharpness: float) -> Bonuses:

@@ -7,22 +7,22 @@ user's own items and trends count follows what users do, without anybody trainin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from headwater_core.co_visits import Blend
-from headwater_core.trends import HALF_LIVES
-from headwater_updater.blending import DECAYS, REPEAT_DECAYS, REPEAT_STRENGTHS, STRENGTHS
-from headwater_updater.prequential import ScoredTarget
+import numpy as np
 
-TREND_STRENGTHS = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
-_MIN_TARGETS = 200
+from headwater_core.co_visits import Blend
+from headwater_updater.blending import DECAYS, REPEAT_DECAYS, REPEAT_STRENGTHS, STRENGTHS, trends_of
+from headwater_updater.prequential import ScoredTarget
+from headwater_updater.ranking import gains
+
+_MIN_TARGETS = 100
 _MOST_TARGETS = 4000.0
 """What is older than about so many targets is faded out."""
-_SURE = 2.0
-"""By how many standard errors a neighbour must be better."""
+_SURE = 3.0
+"""By how many standard errors a neighbour must be better: there are dozens, and one of them is always the luckiest."""
 
 
 class BlendSearch:
@@ -37,8 +37,8 @@ class BlendSearch:
         self.blend = blend
         self._neighbours = neighbours(blend, with_repeats=self._with_repeats)
         self._n = 0.0
-        self._sums = [0.0] * len(self._neighbours)
-        self._squares = [0.0] * len(self._neighbours)
+        self._sums = np.zeros(len(self._neighbours))
+        self._squares = np.zeros(len(self._neighbours))
 
     @property
     def blends(self) -> list[Blend]:
@@ -47,31 +47,34 @@ class BlendSearch:
 
     def observe(self, targets: Iterable[ScoredTarget]) -> bool:
         """Take in how targets ranked under `blends`; whether the blend is another one now."""
-        for target in targets:
-            if len(target.ranks_under) != len(self._neighbours) + 1:
-                continue  # of a user of whom nothing was known: blends make no difference
-            served, *others = (target._replace(rank=rank).gain for rank in target.ranks_under)
-            self._n += 1
-            for index, gain in enumerate(others):
-                self._sums[index] += gain - served
-                self._squares[index] += (gain - served) ** 2
+        # Of a user of whom nothing was known there are no ranks: blends make no difference.
+        wanted = len(self._neighbours) + 1
+        ranks = [target.ranks_under for target in targets if len(target.ranks_under) == wanted]
+        if ranks:
+            found = gains(np.array(ranks))  # (n, V)
+            advantage = found[:, 1:] - found[:, :1]
+            self._n += len(ranks)
+            self._sums += advantage.sum(0)
+            self._squares += (advantage**2).sum(0)
         if self._n < _MIN_TARGETS:
             return False
-        best = max(range(len(self._neighbours)), key=self._certainty)
-        if self._certainty(best) > _SURE:
+        certainty = self._certainty()
+        best = int(certainty.argmax())
+        if certainty[best] > _SURE:
             self._move(self._neighbours[best])
             return True
         if self._n > _MOST_TARGETS:
             self._n /= 2
-            self._sums = [value / 2 for value in self._sums]
-            self._squares = [value / 2 for value in self._squares]
+            self._sums /= 2
+            self._squares /= 2
         return False
 
-    def _certainty(self, index: int) -> float:
-        """A neighbour's mean advantage in standard errors."""
-        mean = self._sums[index] / self._n
-        variance = max(self._squares[index] / self._n - mean**2, 0.0)
-        return mean / math.sqrt(variance / self._n) if variance else 0.0
+    def _certainty(self) -> np.ndarray:
+        """Each neighbour's mean advantage in standard errors; (V,)."""
+        means = self._sums / self._n
+        variances = np.maximum(self._squares / self._n - means**2, 0.0)
+        errors = np.sqrt(variances / self._n)
+        return np.divide(means, errors, out=np.zeros_like(means), where=errors > 0)
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -79,8 +82,8 @@ class BlendSearch:
             "blend": self.blend.to_dict(),
             "with_repeats": self._with_repeats,
             "n": self._n,
-            "sums": self._sums,
-            "squares": self._squares,
+            "sums": self._sums.tolist(),
+            "squares": self._squares.tolist(),
         }
 
     @classmethod
@@ -88,14 +91,14 @@ class BlendSearch:
         """The search that `state` described."""
         search = cls(Blend.from_dict(state["blend"]), with_repeats=bool(state["with_repeats"]))
         search._n = float(state["n"])
-        search._sums, search._squares = list(map(float, state["sums"])), list(map(float, state["squares"]))
+        search._sums, search._squares = np.array(state["sums"], float), np.array(state["squares"], float)
         if not len(search._sums) == len(search._squares) == len(search._neighbours):
             raise ValueError("the blend's neighbours are others now")
         return search
 
 
 def neighbours(blend: Blend, *, with_repeats: bool) -> list[Blend]:
-    """The blends that differ from this one by a step in one respect."""
+    """The blends that differ from this one by a step in one respect, or by any other trend, which may turn fast."""
     found: list[Blend] = []
     found += _steps(blend, "strength", STRENGTHS)
     if blend.strength:
@@ -104,13 +107,7 @@ def neighbours(blend: Blend, *, with_repeats: bool) -> list[Blend]:
         found += _steps(blend, "repeat_strength", REPEAT_STRENGTHS)
         if blend.repeat_strength:
             found += _steps(blend, "repeat_decay", REPEAT_DECAYS)
-    if blend.trend_strength:
-        found += _steps(blend, "trend_strength", TREND_STRENGTHS)
-        found += _steps(blend, "trend_half_life", HALF_LIVES)
-    else:
-        first = replace(blend, trend_strength=TREND_STRENGTHS[1])
-        found += [replace(first, trend_half_life=half_life) for half_life in HALF_LIVES]
-    return found
+    return found + [other for other in trends_of(blend) if other != blend]
 
 
 def _steps(blend: Blend, name: str, grid: tuple[float, ...]) -> list[Blend]:

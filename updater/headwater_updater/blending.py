@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from headwater_core.co_visits import Blend
+from headwater_core.histories import TokenSequence
+from headwater_core.trends import HALF_LIVES, TrendTable
 from headwater_updater.prequential import TOP
 from headwater_updater.ranking import Request, ndcg_at, rank_targets
 
@@ -20,9 +23,13 @@ STRENGTHS = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0)
 DECAYS = (0.8, 0.95)
 REPEAT_STRENGTHS = (0.0, 0.8, 1.6, 2.4, 4.0)
 REPEAT_DECAYS = (1.0, 0.97)
+TREND_STRENGTHS = (0.15, 0.3, 0.6, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+TREND_SHARPNESSES = (1e3, 1e5)
 _MAX_SCORES = 60_000_000
 """Scores that are looked at, at most: of a large catalogue fewer users decide."""
 _MIN_REQUESTS = 200
+_TREND_COST, _TREND_CHUNK = 10, 8
+"""How dear a request is where trends are chosen, and how many of them see the same one."""
 _SCORE_BATCH = 256
 _SCORE_ELEMENTS = 8_000_000
 """Scores held at a time."""
@@ -86,14 +93,26 @@ def judge(learner: Learner, requests: Sequence[Request], candidates: np.ndarray,
         places = known[start : start + chunk]
         part = [requests[index] for index in places]
         towers, targets = learner.tower_scores(part, candidates, vectors)  # (c, N), (c,)
-        total = torch.empty_like(towers)  # one for all: new ones each time would tear holes into the memory
+        # One each for all blends: new ones each time would tear holes into the memory.
+        base, total = torch.empty_like(towers), torch.empty_like(towers)
+        based_on: Blend | None = None
         units: dict[Blend, Tensor] = {}
         for index, blend in enumerate(blends):
-            total.copy_(towers)
-            for strength, unit in _units(blend):
+            lasting = without_trend(blend)
+            if lasting != based_on:
+                based_on = lasting
+                base.copy_(towers)
+                for strength, unit in _units(lasting):
+                    if unit not in units:
+                        units[unit] = _unit_bonuses(learner, part, candidates, unit)
+                    base.add_(units[unit], alpha=strength)
+            if blend.trend_strength:
+                unit = replace(blend, strength=0.0, repeat_strength=0.0, trend_strength=1.0)
                 if unit not in units:
-                    units[unit] = _unit_bonuses(learner, part, candidates, unit)
-                total.add_(units[unit], alpha=strength)
+                    units[unit] = torch.from_numpy(learner.trend(unit).of(candidates))  # (N,)
+                torch.add(base, units[unit], alpha=blend.trend_strength, out=total)
+            else:
+                total.copy_(base)
             ranks[index, places] = rank_targets(total, targets)
             if not index:
                 chosen = total.gather(1, targets.unsqueeze(1)).squeeze(1)  # (c,)
@@ -103,13 +122,72 @@ def judge(learner: Learner, requests: Sequence[Request], candidates: np.ndarray,
     return Judged(ranks, losses, top)
 
 
+def choose_trend(learner: Learner, training: Sequence[TokenSequence], requests: Sequence[Request]) -> Blend:
+    """The learner's blend with the trend that ranks these requests best, each by what was popular at its time.
+
+    Args:
+        learner: trained and blended; its trends are left as they are.
+        training: what it learned; the trend of any time is counted from it.
+        requests: histories, each with an item that came next and when, unlearned.
+    """
+    candidates = np.flatnonzero(learner.counts)
+    limit = max(_MIN_REQUESTS, _MAX_SCORES // max(1, _TREND_COST * len(candidates)))
+    asked = sorted((each for each in requests if learner.counts[each.row] > 0), key=lambda each: each.time_us)
+    if not asked:
+        return learner.blend
+    asked = [asked[int(place)] for place in np.linspace(0, len(asked) - 1, min(limit, len(asked)))]
+    rows = [sequence.item_rows[learner.target_weights(sequence, 0) > 0] for sequence in training]
+    times = [sequence.event_time_us[learner.target_weights(sequence, 0) > 0] for sequence in training]
+    in_time = np.argsort(np.concatenate(times), kind="stable")
+    rows_in_time, times_in_time = np.concatenate(rows)[in_time], np.concatenate(times)[in_time]
+    blends = [learner.blend, *trends_of(learner.blend)]
+    kept, learner.trends = learner.trends, TrendTable()
+    learner.trends.grow(len(learner.item_ids))
+    found: list[np.ndarray] = []
+    start = 0
+    for first in range(0, len(asked), _TREND_CHUNK):
+        part = asked[first : first + _TREND_CHUNK]
+        stop = int(np.searchsorted(times_in_time, part[0].time_us))
+        learner.trends.add(rows_in_time[start:stop])
+        start = stop
+        found.append(judge(learner, part, candidates, blends).ranks)
+    learner.trends = kept
+    weights = np.array([request.weight for request in asked])
+    ranks = np.concatenate(found, axis=1)  # (V, n)
+    return blends[int(np.argmax([ndcg_at(each, weights) for each in ranks]))]
+
+
+def trends_of(blend: Blend) -> list[Blend]:
+    """The blend with every trend of the grid, and with none."""
+    return [
+        without_trend(blend),
+        *(
+            replace(blend, trend_strength=strength, trend_half_life=half_life, trend_sharpness=sharpness)
+            for strength in TREND_STRENGTHS
+            for half_life in HALF_LIVES
+            for sharpness in TREND_SHARPNESSES
+        ),
+    ]
+
+
+def without_trend(blend: Blend) -> Blend:
+    """The blend with no trend, whatever trend it had."""
+    none = Blend()
+    return replace(
+        blend,
+        trend_strength=0.0,
+        trend_half_life=none.trend_half_life,
+        trend_sharpness=none.trend_sharpness,
+    )
+
+
 def _pairs(strengths: Sequence[float], decays: Sequence[float]) -> list[tuple[float, float]]:
     """All combinations; without strength a decay means nothing."""
     return [(strength, decay) for strength in strengths for decay in (decays if strength else decays[:1])]
 
 
 def _units(blend: Blend) -> list[tuple[float, Blend]]:
-    """A blend's bonuses as a sum of blends of strength 1."""
+    """The bonuses of a blend without a trend as a sum of blends of strength 1."""
     sharpness = blend.sharpness
     parts = [
         (blend.strength, Blend(strength=1.0, decay=blend.decay, sharpness=sharpness)),
@@ -117,16 +195,10 @@ def _units(blend: Blend) -> list[tuple[float, Blend]]:
             blend.repeat_strength,
             Blend(repeat_strength=1.0, repeat_decay=blend.repeat_decay, sharpness=sharpness),
         ),
-        (
-            blend.trend_strength,
-            Blend(trend_strength=1.0, trend_half_life=blend.trend_half_life, sharpness=sharpness),
-        ),
     ]
     return [(strength, unit) for strength, unit in parts if strength]
 
 
 def _unit_bonuses(learner: Learner, requests: Sequence[Request], candidates: np.ndarray, unit: Blend) -> Tensor:
-    """What every request's candidates get, (c, N) or, of a trend, (N,)."""
-    if unit.trend_strength:
-        return torch.from_numpy(learner.trend(unit).of(candidates))
+    """What every request's candidates get, (c, N)."""
     return learner.dense_bonuses(requests, candidates, unit)

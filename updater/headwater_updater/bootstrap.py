@@ -106,7 +106,7 @@ def bootstrap(
         report("training", progress.elapsed_fraction)
 
     budget = Budget(seconds=settings.bootstrap_seconds, epochs=settings.bootstrap_epochs)
-    result = learner.fit(histories, budget, training)
+    result = learner.fit(histories, budget, training, with_trend=True)
     learner.watermark = head
     metrics = {
         "validation_hr_at_10": result.validation_hr_at_10,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import TokenSequence
-from headwater_updater.blending import choose_blend
+from headwater_updater.blending import choose_blend, choose_trend
 from headwater_updater.co_visitation import co_visitation_vectors
 from headwater_updater.examples import Window, batches, block_starts, windows
 from headwater_updater.head_fitting import fit_heads
@@ -76,6 +76,7 @@ def fit(
     on_progress: OnProgress | None = None,
     *,
     learn_held_out: bool = True,
+    with_trend: bool = False,
 ) -> FitResult:
     """Train everything on whole histories; keep the weights with the best validation NDCG@10.
 
@@ -91,6 +92,8 @@ def fit(
         budget: by epochs alone, the seed fixes the result.
         on_progress: called after every batch and every validation.
         learn_held_out: False leaves the validation targets unlearned.
+        with_trend: whether the blend gets a trend, chosen by what was popular when each validation target came: for
+            who will be asked next, not for a list of no time.
     """
     started = time.monotonic()
     heads_s: float | None = None
@@ -153,6 +156,8 @@ def fit(
         found = learner.ranks(requests, np.flatnonzero(learner.counts))
         hr, ndcg = hr_at(found, counts_as), ndcg_at(found, counts_as)
         best = best._replace(validation_hr_at_10=hr, validation_ndcg_at_10=ndcg)
+    if with_trend:
+        learner.blend = choose_trend(learner, training, requests)
     _fit_heads(learner, training, list(held.values()), heads_s)
     if learn_held_out:
         for start in range(0, len(held), _HELD_OUT_BATCH):
@@ -216,7 +221,8 @@ def _requests(learner: Learner, held: Sequence[HeldOut]) -> list[Request]:
         targets = sequence.item_rows[learner.target_weights(sequence, start) > 0]
         if len(targets) > _MAX_BLOCK_TARGETS:
             targets = learner.rng.choice(targets, _MAX_BLOCK_TARGETS, replace=False)
-        requests += [Request(before, row, 1 / len(targets)) for row in targets.tolist()]
+        time_us = int(sequence.event_time_us[start])
+        requests += [Request(before, row, 1 / len(targets), time_us) for row in targets.tolist()]
     return requests
 
 

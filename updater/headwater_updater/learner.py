@@ -34,6 +34,8 @@ from headwater_updater.successors import SuccessorTable
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-9
+_MAX_OTHER_SCORES = 100_000_000
+"""Scores under other blends that are looked at in one round, at most."""
 
 
 class StepResult(NamedTuple):
@@ -190,9 +192,12 @@ class Learner:
         on_progress: OnProgress | None = None,
         *,
         learn_held_out: bool = True,
+        with_trend: bool = False,
     ) -> FitResult:
         """Train everything on whole histories; see `full_training.fit`."""
-        return full_training.fit(self, histories, budget, on_progress, learn_held_out=learn_held_out)
+        return full_training.fit(
+            self, histories, budget, on_progress, learn_held_out=learn_held_out, with_trend=with_trend
+        )
 
     # Incremental training
 
@@ -287,6 +292,7 @@ class Learner:
             losses.id_vectors.grad[moves],
             learning_rate=id_rate,
             weight_decay=self.config.weight_decay,
+            new_row_boost=0.0 if touched is None else self.config.new_item_boost,
         )
         if touched is None:
             self.drop_table()
@@ -336,12 +342,22 @@ class Learner:
                 elif row:
                     rank = int((popular[candidates] >= popular[row]).sum())
                     scored[-1] = scored[-1]._replace(rank=rank)
-        found = self.judge(requests, candidates, blends)
-        of_each = (found.ranks.T.tolist(), found.losses.tolist(), found.top.tolist())
-        for index, ranks, loss, top in zip(waiting, *of_each, strict=True):
-            known_loss = None if math.isnan(loss) else loss
-            others = tuple(ranks) if blends is not None else ()
-            scored[index] = scored[index]._replace(rank=ranks[0], loss=known_loss, ranks_under=others, top=tuple(top))
+        # Of many targets in a large catalogue some are enough to tell of other blends.
+        wanted = len(requests) * len(candidates) * len(blends or ())
+        stride = max(1, math.ceil(wanted / _MAX_OTHER_SCORES))
+        tried = set(range(0, len(requests), stride)) if blends is not None else set()
+        for chosen, under in ((sorted(tried), blends), (sorted(set(range(len(requests))) - tried), None)):
+            found = self.judge([requests[place] for place in chosen], candidates, under)
+            of_each = (found.ranks.T.tolist(), found.losses.tolist(), found.top.tolist())
+            for place, ranks, loss, top in zip(chosen, *of_each, strict=True):
+                index = waiting[place]
+                known_loss = None if math.isnan(loss) else loss
+                scored[index] = scored[index]._replace(
+                    rank=ranks[0],
+                    loss=known_loss,
+                    ranks_under=tuple(ranks) if under is not None else (),
+                    top=tuple(top),
+                )
         return scored
 
     def ranks(self, requests: Sequence[Request], candidates: np.ndarray) -> np.ndarray:

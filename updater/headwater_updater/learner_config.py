@@ -59,6 +59,8 @@ class LearnerConfig:
     online_learning_rate: float = 2e-4
     """Of the user tower and the heads in incremental steps."""
     online_id_learning_rate: float = 2e-3
+    new_item_boost: float = 20.0
+    """By how much more than that an item's id moves in its first incremental step, falling with its steps."""
     replay_share: float = 0.5
     """How much of an incremental step's loss is on replayed examples."""
     touched_replay_rows: int = 100

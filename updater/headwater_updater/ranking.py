@@ -18,6 +18,8 @@ class Request(NamedTuple):
     row: int
     weight: float = 1.0
     """What it counts in a mean; the targets of one block share theirs, so that every user counts the same."""
+    time_us: int = 0
+    """When the item came, where that matters."""
 
 
 def rank_targets(scores: Tensor, targets: Tensor) -> np.ndarray:
@@ -43,8 +45,12 @@ def hr_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> 
 
 def ndcg_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> float:
     """Mean discounted gain in the first k, one relevant item for each target. (P,) ranks, 0 = a miss; (P,) weights."""
-    gains = np.where((found > 0) & (found <= k), 1.0 / np.log2(found + 1.0).clip(1.0), 0.0)
-    return _mean(gains, weights)
+    return _mean(gains(found, k), weights)
+
+
+def gains(found: np.ndarray, k: int = 10) -> np.ndarray:
+    """The discounted gain of each rank, 0 beyond k. (…,) ranks, 0 = a miss → (…,)."""
+    return np.where((found > 0) & (found <= k), 1.0 / np.log2(found + 1.0).clip(1.0), 0.0)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray | None) -> float:

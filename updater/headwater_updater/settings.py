@@ -36,9 +36,9 @@ class UpdaterSettings(CoreSettings):
     """Gradient steps on one batch."""
     replay_capacity: int = Field(default=10_000, ge=2, le=1_000_000)
     """Earlier events that are remembered for learning them again."""
-    replay_ratio: float = Field(default=4.0, ge=0, le=100)
+    replay_ratio: float = Field(default=1.0, ge=0, le=100)
     """Earlier events mixed into a round for each new one."""
-    replay_limit: int = Field(default=128, ge=0, le=10_000)
+    replay_limit: int = Field(default=64, ge=0, le=10_000)
     """Earlier events of a round, at most: each costs a look into the log."""
     gate_new_tolerance: float = Field(default=0.05, ge=0)
     """By how much the mean log rank of the newest held-out targets may rise from one generation to the next before the

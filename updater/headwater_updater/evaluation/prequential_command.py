@@ -86,6 +86,7 @@ def prequential(
                 training,
                 Budget(seconds=60 * options.budget_minutes),
                 lambda progress: on_progress(purpose, progress.elapsed_fraction, training_note(progress)),
+                with_trend=True,
             )
         return learner
 

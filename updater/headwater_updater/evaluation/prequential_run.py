@@ -34,6 +34,8 @@ from headwater_updater.settings import UpdaterSettings
 
 PACES = (0.5, 1.0, 2.0)
 """What the rates of incremental steps are multiplied with, on trial."""
+_TUNING_EVENTS = 20_000
+"""Of a longer tuning window the end decides, and what comes before it is trained on."""
 _TUNING_TARGETS = 2000
 _ROUNDS = 1000
 """About so many rounds a stream is cut into, unless they would be smaller than _MIN_ROUND."""
@@ -234,16 +236,17 @@ def _tuned(
 ) -> tuple[float, list[Callable[[], CountingArm]], dict[str, Any]]:
     """How fast the product learns, the simple arms ready for the stream, and what was chosen for them."""
     timeline = plan.timeline
-    warm = by_user(timeline.warm_up)
-    asked = sampled_targets(timeline.tuning, plan.is_target, _TUNING_TARGETS)
-    parts = Rounds(warm, timeline.tuning, max(_MIN_ROUND, len(timeline.tuning) // _ROUNDS), asked)
+    start = max(0, len(timeline.tuning) - _TUNING_EVENTS)
+    while 0 < start < len(timeline.tuning) and _time_us(timeline.tuning[start]) == _time_us(timeline.tuning[start - 1]):
+        start -= 1
+    known, window = [*timeline.warm_up, *timeline.tuning[:start]], timeline.tuning[start:]
+    warm = by_user(known)
+    asked = sampled_targets(window, plan.is_target, _TUNING_TARGETS)
+    parts = Rounds(warm, window, max(_MIN_ROUND, len(window) // _ROUNDS), asked)
     chosen: dict[str, Any] = {}
     simple: list[Callable[[], CountingArm]] = []
     for name, options in _simple_arms(plan).items():
-        found = {
-            label: _gain(_run_arm(_prepared(make(), timeline.warm_up), parts, on_share))
-            for label, make in options.items()
-        }
+        found = {label: _gain(_run_arm(_prepared(make(), known), parts, on_share)) for label, make in options.items()}
         best = max(found, key=found.__getitem__)
         chosen[name] = best
         simple.append(lambda make=options[best]: _prepared(make(), timeline.before_stream))  # type: ignore[misc]
@@ -319,6 +322,10 @@ def _join_items(learner: Learner, histories: Histories, features: Features) -> N
     new = [item_id for item_id in met if not learner.knows(item_id)]
     if new:
         learner.add_items(new, features(new))
+
+
+def _time_us(each: UserEvent) -> int:
+    return each.event.event_time_us
 
 
 def _gain(result: ArmResult) -> float:
