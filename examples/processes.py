@@ -47,10 +47,10 @@ class Installation:
         port = self._wait_for("server", "server_started")["port"]
         self.address = f"127.0.0.1:{port}"
 
-    def start_updater(self) -> None:
-        """Start the updater and wait until it goes on from the published generation."""
-        self._start("updater", ["headwater-updater", "run"])
-        self._wait_for("updater", "resumed")
+    def start_updater(self, name: str = "updater") -> None:
+        """Start an updater and wait until it goes on from the published generation. Args: name: its own, if several."""
+        self._start(name, ["headwater-updater", "run"])
+        self._wait_for(name, "resumed")
 
     def run(self, *command: str) -> None:
         """Run a command to its end, its output shown.
@@ -73,9 +73,9 @@ class Installation:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
 
-    def stop_updater(self) -> None:
-        """Stop the updater gracefully: it publishes what it has learned."""
-        process = self.processes.pop("updater")
+    def stop_updater(self, name: str = "updater") -> None:
+        """Stop an updater gracefully: it publishes what it has learned."""
+        process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
+import signal
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,7 +46,40 @@ def test_a_killed_updater_resumes_and_learns_every_event_once(world: World) -> N
         lambda: world.client.recommend(user_id="user-1").watermark >= events[-1], "the watermark at the log's head"
     )
     world.installation.stop_updater()
+    assert_all_is_learned_once(world, events)
 
+
+def test_a_leader_that_was_suspended_cannot_publish(world: World) -> None:
+    """Stopped in the middle of its work it loses the lease; woken up, it publishes nothing over its successor's."""
+    installation = world.installation
+    installation.start_updater()
+    world.like(20)
+    world.wait_for(lambda: learned_up_to(world) >= _all_targets(world)[-1], "the first leader's generation")
+    world.like(20)
+    suspended = installation.processes["updater"]
+    os.kill(suspended.pid, signal.SIGSTOP)
+    try:
+        installation.start_updater("successor")
+        world.like(20)
+        world.wait_for(lambda: learned_up_to(world) >= _all_targets(world)[-1], "the successor's generation")
+    finally:
+        os.kill(suspended.pid, signal.SIGCONT)
+    world.wait_for(lambda: "lease_lost" in installation.log_of("updater").read_text(), "the first to notice")
+    world.like(20)
+    events = _all_targets(world)
+    world.wait_for(lambda: learned_up_to(world) >= events[-1], "the watermark at the log's head")
+    installation.stop_updater()
+    installation.stop_updater("successor")
+    assert_all_is_learned_once(world, events)
+
+
+def learned_up_to(world: World) -> int:
+    """The watermark that is served."""
+    return int(world.client.recommend(user_id="user-1").watermark)
+
+
+def assert_all_is_learned_once(world: World, events: Sequence[int]) -> None:
+    """The store is whole, and the stable generation has counted every event once. Args: events: all positions."""
     store = ArtifactStore(str(world.store.parent))
     database = Database(world.database_url)
     registry = GenerationRegistry(database)

@@ -83,6 +83,12 @@ def learn_and_publish(world: World) -> tuple[bool, UpdaterMetrics]:
     return True, metrics
 
 
+def assert_as_good_as_before(world: World) -> None:
+    """Old targets of held-out walkers rank as they did, by the gate's measure."""
+    metrics = world.manifest.metrics
+    assert metrics["gate_old_log_rank_rise"] <= max(0.1, metrics["gate_old_margin"])
+
+
 def test_honest_events_pass(walkers: Walkers) -> None:
     """Round after round; the manifest says how sure that is."""
     for _ in range(5):
@@ -101,7 +107,9 @@ def test_shuffled_labels_do_not_get_through(walkers: Walkers) -> None:
     assert learn_and_publish(world)[0]
     good = world.stable
     refused = 0
-    for _ in range(12):
+    for _ in range(40):
+        if refused == 2:
+            break
         walkers.walk(3, lie=True)
         passed, metrics = learn_and_publish(world)
         if not passed:
@@ -109,14 +117,14 @@ def test_shuffled_labels_do_not_get_through(walkers: Walkers) -> None:
             assert metrics.refused._value.get() == 1
             aside = world.resources.registry.last_allocated()
             assert "held-out targets ranks fell" in world.resources.store.read_manifest(aside).refusal
-    assert refused >= 1
+    assert refused == 2, "so much of it cannot be harmless"
     assert world.stable >= good
     assert read_status(world.resources.database, "default", 0).rejections[GATE] > 0
     # What was kept aside is passed over; the honest rest is learned and published.
     walkers.walk(2)
     assert learn_and_publish(world)[0]
     assert world.manifest.watermark == walkers.written
-    assert world.manifest.metrics["gate_old_log_rank_rise"] < 0.15
+    assert_as_good_as_before(world)
 
 
 def test_an_account_that_writes_half_of_all_events_is_a_robot(walkers: Walkers) -> None:
@@ -130,7 +138,7 @@ def test_an_account_that_writes_half_of_all_events_is_a_robot(walkers: Walkers) 
     rejections = read_status(world.resources.database, "default", 0).rejections
     assert rejections["robot"] + rejections["burst"] > 400
     assert sum(rejections.values()) > 850
-    assert world.manifest.metrics["gate_old_log_rank_rise"] < 0.1
+    assert_as_good_as_before(world)
 
 
 def test_a_flood_of_one_item_moves_few_answers(walkers: Walkers) -> None:

@@ -14,8 +14,9 @@ from headwater_core.co_visits import Blend
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import TokenSequence
 from headwater_core.towers import TowerConfig
+from headwater_core.trends import HALF_LIVES
 from headwater_updater import blending
-from headwater_updater.blending import choose_blend
+from headwater_updater.blending import choose_blend, choose_trend, trends_of
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import LearnerConfig
 from headwater_updater.ranking import Request, ndcg_at
@@ -156,3 +157,51 @@ def test_few_users_decide_about_a_large_catalogue(monkeypatch: pytest.MonkeyPatc
     learner = learner_with(blind, walks(100, seed=0))
     assert choose_blend(learner, last_items(learner, walks(60, seed=1))).strength > 0
     assert learner.n_asked == 12
+
+
+def fashions(n_users: int) -> list[TokenSequence]:
+    """Everybody takes what is in fashion, another item each hour; the learner's towers see nothing."""
+    learner = learner_with(blind, [])
+    found = []
+    for user in range(n_users):
+        hours = np.random.default_rng(user).choice(24, 8, replace=False)
+        hours.sort()
+        events = [HistoryEvent(1, int(hour) * 3_600_000_000 + user * 1_000_000, "click", f"i{hour}") for hour in hours]
+        found.append(learner.tokens(events))
+    return found
+
+
+def test_a_trend_is_chosen_by_what_was_popular_at_each_time() -> None:
+    """Where fashion decides, it counts, and its memory is short; the learner's own trends stay as they were."""
+    learner = learner_with(blind, [])
+    sequences = fashions(200)
+    training = [sequence.window(0, len(sequence) - 1) for sequence in sequences]
+    requests = [
+        Request(before, int(whole.item_rows[-1]), 1.0, int(whole.event_time_us[-1]))
+        for before, whole in zip(training, sequences, strict=True)
+    ]
+    chosen = choose_trend(learner, training, requests)
+    assert chosen.trend_strength > 0
+    assert chosen.trend_half_life == min(HALF_LIVES)
+    assert not learner.trends.weights.any()
+    assert choose_trend(learner, training, []) == learner.blend
+
+
+def test_a_trend_is_left_out_where_it_says_nothing() -> None:
+    """What the towers know is not given up for it."""
+    learner = learner_with(all_but_sure, [])
+    sequences = fashions(100)
+    rng = np.random.default_rng(0)
+    requests = [Request(each, int(rng.integers(1, N_ITEMS + 1)), 1.0, 10**15) for each in sequences]
+    assert choose_trend(learner, sequences, requests).trend_strength == 0
+
+
+def test_every_trend_ranks_as_it_serves() -> None:
+    """Judged beside others or alone."""
+    learner = learner_with(all_but_sure, walks(50, seed=0))
+    learner.trends.add(np.random.default_rng(0).integers(1, 8, 300))
+    requests = last_items(learner, walks(20, seed=1))
+    blends = [Blend(strength=1.0), *trends_of(Blend(strength=1.0))]
+    together = learner.judge(requests, CANDIDATES, blends).ranks
+    for blend, ranks in zip(blends, together, strict=True):
+        np.testing.assert_array_equal(learner.judge(requests, CANDIDATES, [blend]).ranks[0], ranks)
