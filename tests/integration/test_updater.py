@@ -770,3 +770,30 @@ def test_status_before_anything_happened(tmp_path: Path) -> None:
     status = read_status(world.resources.database, "default", now_us())
     assert (status.generation, status.offset, status.head, status.lag, status.leader) == (None, 0, 0, 0, None)
     world.resources.close()
+
+
+def test_a_rebuild_after_an_erasure_is_as_if_the_user_had_never_been(tmp_path: Path) -> None:
+    """Weights, counts and vectors to the last bit: what was learned of them is in none of the new files."""
+    states: list[dict[str, Any]] = []
+    for was_there in (True, False):
+        folder = tmp_path / str(was_there)
+        folder.mkdir()
+        world = make_world(folder)
+        world.items(*range(N_ITEMS))
+        world.events(100)
+        if was_there:
+            gone = [
+                Event(f"gone-{n}", "click", "gone", item_id=f"item-{n}", event_time_us=START_US + n * 90_000_000)
+                for n in range(30)
+            ]
+            world.resources.log.append(gone, START_US + 100 * 90_000_000)
+            world.bootstrap()
+            world.resources.log.delete_subject(Subject(SubjectKind.USER, "gone"))
+        world.events(60)
+        world.bootstrap()
+        learner = Learner.load_state(world.checkpoint())
+        counted = {"counts": learner.counts, "successors": learner.successors.counts, "trends": learner.trends.weights}
+        states.append({**learner.snapshot(), "vectors": learner.item_vectors(), **counted})
+        world.resources.close()
+    for name, found in states[0].items():
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(states[1][name]), err_msg=name)

@@ -36,7 +36,7 @@ class Bootstrapped(NamedTuple):
     items: frozenset[str]
     catalogue_revision: int
     learned: list[int]
-    """The positions of all events that can be targets, ascending."""
+    """The positions of all events that can be targets, those of held-out subjects excepted; ascending."""
     rejected: dict[str, int]
     """Events that cleaning refused, by rule."""
     metrics: dict[str, float]
@@ -114,7 +114,13 @@ def bootstrap(
         "loss": result.loss,
     }
     _log.info("bootstrapped", watermark=head, subjects=len(histories), items=len(items), epochs=result.epochs)
-    learned = sorted(event.position for events in histories for event in events if event.event_type in targets)
+    learned = sorted(
+        event.position
+        for subject, events in cleaned.histories.items()
+        if not is_held_out(subject)
+        for event in events
+        if event.event_type in targets
+    )
     return Bootstrapped(learner, frozenset(items), revision, learned, cleaned.rejected, metrics, left_out)
 
 

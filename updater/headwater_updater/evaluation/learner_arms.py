@@ -100,7 +100,12 @@ class OnlineArm(LiveArm):
         self._waiting: deque[tuple[Round, list[ScoredTarget]]] = deque()
         self._foreseen: list[ScoredTarget] = []
         self._histories = {user_id: list(events) for user_id, events in before.items()}
-        self._place = {e.position: (user_id, at) for user_id, events in before.items() for at, e in enumerate(events)}
+        self._place = {
+            event.position: (user_id, at)
+            for user_id, events in before.items()
+            if not is_held_out(Subject(SubjectKind.USER, user_id))
+            for at, event in enumerate(events)
+        }
         self._replay = ReplayBuffer(settings.replay_capacity, settings.seed)
         self._replay.add(sorted(self._place))
 
