@@ -35,6 +35,7 @@ BLENDS = {
     "towers": Blend(),
     "successors": Blend(strength=0.6, decay=0.8),
     "repeats": Blend(strength=0.6, repeat_strength=1.2, decay=0.95),
+    "trend": Blend(strength=0.6, trend_strength=0.6, trend_half_life=100, trend_sharpness=1e5),
 }
 
 
@@ -125,7 +126,7 @@ Scored = list[tuple[str, float]]
 def served(generation: ServingGeneration, events: Sequence[HistoryEvent], *, exclude_seen: bool) -> Scored:
     excluded = {event.item_id for event in events} if exclude_seen else set()
     interests = generation.embed([events])[0]
-    bonuses = generation.bonuses(events)
+    bonuses = generation.gains(generation.items, events)
     found = generation.items.retrieve(interests, K, lambda item_id: item_id not in excluded, None, excluded, bonuses)
     return [(item.item_id, item.score) for item in found]
 
@@ -133,6 +134,7 @@ def served(generation: ServingGeneration, events: Sequence[HistoryEvent], *, exc
 def evaluated(learner: Learner, events: Sequence[HistoryEvent], *, exclude_seen: bool) -> Scored:
     item_ids = [item_id for item_id in learner.item_ids if learner.row(item_id)]
     scores = LearnerScorer(learner, item_ids).score_batch([events])[0]
+    scores += learner.trend(learner.blend).of(np.array([learner.row(item_id) for item_id in item_ids]))
     if exclude_seen:
         seen = {event.item_id for event in events}
         scores[[place for place, item_id in enumerate(item_ids) if item_id in seen]] = -np.inf
