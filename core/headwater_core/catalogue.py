@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Row, bindparam, delete, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import InvalidFieldError
@@ -251,6 +251,12 @@ class Catalogue:
         with self._database.read() as connection:
             rows = connection.execute(statement).all()
         return [ItemChange(row.revision, row.item_id, None if row.deleted else _item(row)) for row in rows]
+
+    def changed_after(self, revision: int) -> int:
+        """How many items changed after `revision`: what who has read so far has still before them."""
+        statement = select(func.count()).where(items.c.tenant == self._tenant, items.c.revision > revision)
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar_one()
 
     def revision(self) -> int:
         """The catalogue's revision: it grows with every change; 0 before the first."""

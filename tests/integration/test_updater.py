@@ -155,6 +155,25 @@ def test_new_and_deleted_items_follow_the_catalogue(bootstrapped: World) -> None
     assert generation.table.row("item-100") is None
 
 
+def test_an_import_has_a_length_and_an_end(bootstrapped: World) -> None:
+    """How many items wait is in the status; a round takes some of them, and the next generation holds them."""
+
+    def waiting() -> int:
+        return read_status(bootstrapped.resources.database, "default", now_us()).items_waiting
+
+    assert waiting() == 0
+    bootstrapped.items(*range(100, 130))
+    assert waiting() == 30
+    world = replace(bootstrapped, settings=bootstrapped.settings.model_copy(update={"batch_items": 20}))
+    session = world.resume()
+    assert session.learn()
+    with world.lead() as leadership:
+        session.publish(leadership.lease)
+    assert waiting() == 10
+    bootstrapped.round()
+    assert waiting() == 0
+
+
 def test_a_change_that_moves_no_vector_is_no_news(bootstrapped: World) -> None:
     """Hiding an item is the servers' affair; a new title is published."""
     session = bootstrapped.resume()

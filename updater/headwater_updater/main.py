@@ -209,7 +209,7 @@ def _show(found: Status, *, as_json: bool) -> None:
     rows = {
         "generation": "none yet" if found.generation is None else str(found.generation),
         "published": published,
-        "items": "" if found.item_count is None else str(found.item_count),
+        "items": f"{found.item_count or 0}, {found.items_waiting} waiting for the next generation",
         "offset": f"{found.offset} of {found.head}, {found.lag} behind",
         "leader": found.leader or "none: no updater is running",
         **{name: f"{value:.4g}" for name, value in sorted(found.metrics.items())},

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from headwater_core import schema
+from headwater_core.catalogue import Catalogue
 from headwater_core.database import Database
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.registry import GenerationRegistry
@@ -29,6 +30,9 @@ class Status:
     """What `stable` names; None: nothing was published yet."""
     publish_time_us: int | None
     item_count: int | None
+    items_waiting: int
+    """Items that are new or changed in the catalogue and not in that generation yet: how far an import still has to go.
+    Servers know new items by themselves, unless the import deferred their features."""
     metrics: dict[str, float]
     """Of that generation; the rolling ones begin with `prequential_`."""
     rejections: dict[str, int]
@@ -58,6 +62,7 @@ def read_status(database: Database, tenant: str, now_us: int) -> Status:
         generation=None if record is None else record.number,
         publish_time_us=None if record is None else record.publish_time_us,
         item_count=None if record is None else record.item_count,
+        items_waiting=Catalogue(database, tenant).changed_after(0 if record is None else record.catalogue_revision),
         metrics={} if record is None else dict(record.metrics),
         rejections=log.rejection_counts(),
         leader=_leader(database, tenant, now_us),

@@ -46,6 +46,7 @@ def test_status_of_an_empty_installation(database_url: str) -> None:
         "generation": None,
         "publish_time_us": None,
         "item_count": None,
+        "items_waiting": 0,
         "metrics": {},
         "rejections": {},
         "leader": None,
