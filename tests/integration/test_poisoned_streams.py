@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def walker(number: int) -> Subject:
 def walkers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Walkers]:
     """Every third is held out, for the sake of a small test."""
     monkeypatch.setattr(held_out, "FOLDS", 3)
-    world = make_world(tmp_path, dimension=16, bootstrap_epochs=12, steps_per_round=20)
+    world = make_world(tmp_path, dimension=16, bootstrap_epochs=12)
     world.items(*range(N_ITEMS))
     walkers = Walkers(world)
     walkers.walk(25)
@@ -102,9 +103,11 @@ def test_honest_events_pass(walkers: Walkers) -> None:
 
 def test_shuffled_labels_do_not_get_through(walkers: Walkers) -> None:
     """Refused, kept aside with the reason, counted; learning goes on from the last good state without them."""
-    world = walkers.world
+    # Many steps a round: what is wrong is learned fast, too.
+    hasty = walkers.world.settings.model_copy(update={"steps_per_round": 20})
+    world = walkers.world = replace(walkers.world, settings=hasty)
     walkers.walk(2)
-    assert learn_and_publish(world)[0]
+    learn_and_publish(world)
     good = world.stable
     refused = 0
     for _ in range(40):
@@ -121,6 +124,8 @@ def test_shuffled_labels_do_not_get_through(walkers: Walkers) -> None:
     assert world.stable >= good
     assert read_status(world.resources.database, "default", 0).rejections[GATE] > 0
     # What was kept aside is passed over; the honest rest is learned and published.
+    calm = walkers.world.settings.model_copy(update={"steps_per_round": 1})
+    world = walkers.world = replace(walkers.world, settings=calm)
     walkers.walk(2)
     assert learn_and_publish(world)[0]
     assert world.manifest.watermark == walkers.written
@@ -148,3 +153,14 @@ def test_a_flood_of_one_item_moves_few_answers(walkers: Walkers) -> None:
     walkers.write([("flooder", "item-7")] * 1000, spread_us=50_000)
     assert learn_and_publish(world)[0]
     assert sum(read_status(world.resources.database, "default", 0).rejections.values()) > 800
+
+
+def test_no_held_out_account_decides_alone(walkers: Walkers) -> None:
+    """Of all that one of them does in a round a few targets enter the window that candidates are judged on."""
+    held = next(walker(number).id for number in range(N_WALKERS) if is_held_out(walker(number)))
+    walkers.minute += 1
+    walkers.write([(held, f"item-{n % N_ITEMS}") for n in range(60)], spread_us=20_000_000)
+    learned = next(walker(number).id for number in range(N_WALKERS) if not is_held_out(walker(number)))
+    walkers.write([(learned, "item-1")])
+    assert learn_and_publish(walkers.world)[0]
+    assert walkers.world.manifest.metrics["gate_new_targets"] == 5

@@ -87,9 +87,9 @@ class Gate:
         self.new: list[Reference] = []
         self.old: list[Reference] = []
 
-    def take_in(self, references: Sequence[Reference]) -> None:
-        """Add the newest held-out targets, in the log's order; the oldest leave."""
-        self.new = [*self.new, *references][-WINDOW:]
+    def take_in(self, references: Sequence[Reference], window: int = WINDOW) -> None:
+        """Add the newest held-out targets, in the log's order; of more than `window` the oldest leave."""
+        self.new = [*self.new, *references][-window:]
 
     def accept(self, log_ranks: Mapping[int, float]) -> None:
         """The candidate with these log ranks was published: the next one is compared with it on the new window."""

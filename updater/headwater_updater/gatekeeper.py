@@ -9,12 +9,15 @@ from operator import attrgetter
 
 from headwater_core.feedback_log import FeedbackLog
 from headwater_updater.examples import Example, example_of
-from headwater_updater.gate import WINDOW, Gate, Reference, Verdict
+from headwater_updater.gate import MIN_TARGETS, WINDOW, Gate, Reference, Verdict
 from headwater_updater.learner import Learner
 from headwater_updater.log_examples import replay_examples
 from headwater_updater.settings import UpdaterSettings
 
 _OF_ONE = 5
+"""Targets of one subject that are taken in at a time."""
+_MAX_SCORES = 10_000_000
+"""Scores of one window, about."""
 _DEPTH = 50
 """How deep in a history, in multiples of what the towers read, an old target is still found after a restart."""
 
@@ -39,7 +42,7 @@ class Gatekeeper:
             for each in held_out
         ]
         scored = self._log_ranks(held_out)
-        self._gate.take_in([Reference(position, log_rank) for position, log_rank in scored.items()])
+        self._gate.take_in([Reference(position, log_rank) for position, log_rank in scored.items()], self._window)
         for example in held_out:
             split = len(example.events) - example.n_new
             for index in range(split, len(example.events)):
@@ -50,7 +53,7 @@ class Gatekeeper:
 
     def take_in_old(self, positions: Iterable[int]) -> None:
         """Choose the old window: targets that a full training has just left out, scored by what it trained."""
-        examples = replay_examples(self._log, list(positions)[-WINDOW:], self._length)
+        examples = replay_examples(self._log, list(positions)[-self._window :], self._length)
         self._examples.update((example.events[-1].position, example) for example in examples)
         self._gate.old = [
             Reference(position, log_rank) for position, log_rank in sorted(self._log_ranks(examples).items())
@@ -73,6 +76,11 @@ class Gatekeeper:
     def forget(self) -> None:
         """Drop the histories: somebody was erased, and what is still in the log is read again."""
         self._examples.clear()
+
+    @property
+    def _window(self) -> int:
+        """Fewer targets in a large catalogue: each is ranked among all items, twice a publication."""
+        return min(WINDOW, max(2 * MIN_TARGETS, _MAX_SCORES // max(1, len(self._learner.item_ids))))
 
     def _log_ranks(self, examples: Sequence[Example]) -> dict[int, float]:
         """By position, in the log's order; without the trend, which is meant to change by the minute."""
