@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 import pytest
+
+# Before torch is imported: models of a few rows gain nothing from a second thread, and where something else runs on the
+# machine, threads that wait for each other make minutes of seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 

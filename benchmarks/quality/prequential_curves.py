@@ -57,7 +57,10 @@ def draw(reports: dict[str, dict[str, Any]], path: Path) -> None:
                 share = [100 * (place + 0.5) / len(values) for place in range(len(values))]
                 axis.plot(share, values, color=colour, label=arm)
         axis.set(title=name, xlabel="% of the stream", ylabel="HR@10")
-    axes[0][0].legend(fontsize=7)
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    figure.legend(
+        list(lines.values()), [str(label) for label in lines], loc="outside lower center", ncols=3, fontsize=7
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
