@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import importlib.util
 import itertools
 import json
 import random
@@ -31,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from installations import installation_class
 
 from headwater_client import Client, HeadwaterError, HealthStatus, event, item
 
-ROOT = Path(__file__).resolve().parents[1]
-MOVIELENS = ROOT / "examples" / "movielens"
+MOVIELENS = Path(__file__).resolve().parents[1] / "examples" / "movielens"
 WORDS = ("river", "night", "robot", "garden", "winter", "detective", "island", "dancer", "war", "dream", "circus")
 
 
@@ -81,10 +80,10 @@ def main() -> int:
         "HEADWATER_UPDATER_METRICS_PORT": "",
         "HEADWATER_BOOTSTRAP_EPOCHS": "5",
     }
-    installation_class = _installation_class()
+    make_installation = installation_class()
     with (
-        installation_class(arguments.folder.resolve(), environment) as first,
-        installation_class(arguments.folder.resolve(), environment) as second,
+        make_installation(arguments.folder.resolve(), environment) as first,
+        make_installation(arguments.folder.resolve(), environment) as second,
     ):
         first.start_server()
         if not (arguments.folder / "artifacts").exists():
@@ -269,15 +268,6 @@ def _wait_until_serving(address: str) -> None:
 
 def _memory_mib(process: int) -> float:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096 / 2**20
-
-
-def _installation_class() -> Any:
-    spec = importlib.util.spec_from_file_location("examples_processes", ROOT / "examples" / "processes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Installation
 
 
 if __name__ == "__main__":

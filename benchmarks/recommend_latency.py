@@ -7,7 +7,6 @@ What counts is the ratio: absolute times are the machine's.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import statistics
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from installations import installation_class
 
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater_client import Client
 
-ROOT = Path(__file__).resolve().parents[1]
 METHOD = "/headwater.v1.RecommendationService/Recommend"
 OPTIONS = [("grpc.so_reuseport", 0)]
 
@@ -36,7 +35,7 @@ def main() -> int:
     parser.add_argument("--warm-up-s", type=float, default=15.0, help="time for the server to load its text encoder")
     arguments = parser.parse_args()
     environment = {"HEADWATER_PORT": "0", "HEADWATER_METRICS_PORT": ""}
-    with _installation_class()(arguments.folder.resolve(), environment) as installation:
+    with installation_class()(arguments.folder.resolve(), environment) as installation:
         installation.start_server()
         time.sleep(arguments.warm_up_s)
         with Client(installation.address) as client:
@@ -111,15 +110,6 @@ def _measured(call: Callable[[int], object], calls: int) -> list[float]:
         call(number)
         times_ms.append((time.perf_counter() - began) * 1000)
     return times_ms
-
-
-def _installation_class() -> Any:
-    spec = importlib.util.spec_from_file_location("examples_processes", ROOT / "examples" / "processes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Installation
 
 
 if __name__ == "__main__":

@@ -136,10 +136,7 @@ def choose_trend(learner: Learner, training: Sequence[TokenSequence], requests: 
     if not asked:
         return learner.blend
     asked = [asked[int(place)] for place in np.linspace(0, len(asked) - 1, min(limit, len(asked)))]
-    rows = [sequence.item_rows[learner.target_weights(sequence, 0) > 0] for sequence in training]
-    times = [sequence.event_time_us[learner.target_weights(sequence, 0) > 0] for sequence in training]
-    in_time = np.argsort(np.concatenate(times), kind="stable")
-    rows_in_time, times_in_time = np.concatenate(rows)[in_time], np.concatenate(times)[in_time]
+    rows_in_time, times_in_time = learner.targets_in_time((sequence, 0) for sequence in training)
     blends = [learner.blend, *trends_of(learner.blend)]
     kept, learner.trends = learner.trends, TrendTable()
     learner.trends.grow(len(learner.item_ids))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from operator import attrgetter
 
 from headwater_core.feedback_log import FeedbackLog
+from headwater_updater.blending import without_trend
 from headwater_updater.examples import Example, example_of
 from headwater_updater.gate import MIN_TARGETS, WINDOW, Gate, Reference, Verdict
 from headwater_updater.learner import Learner
@@ -84,6 +84,5 @@ class Gatekeeper:
 
     def _log_ranks(self, examples: Sequence[Example]) -> dict[int, float]:
         """By position, in the log's order; without the trend, which is meant to change by the minute."""
-        blend = replace(self._learner.blend, trend_strength=0.0)
-        scored = self._learner.score(examples, [blend]) if examples else []
+        scored = self._learner.score(examples, [without_trend(self._learner.blend)]) if examples else []
         return {each.position: math.log(each.rank) for each in sorted(scored, key=attrgetter("position")) if each.rank}

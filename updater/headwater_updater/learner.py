@@ -320,7 +320,7 @@ class Learner:
         requests: list[Request] = []
         waiting: list[int] = []
         candidates = np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
-        popular = self._popularity()
+        popular: np.ndarray | None = None
         for example in examples:
             sequence = self.tokens(example.events)
             times_us = np.array([event.event_time_us for event in example.events], np.int64)
@@ -340,6 +340,7 @@ class Learner:
                     before.setdefault(known, sequence.window(0, known))
                     requests.append(Request(before[known], row))
                 elif row:
+                    popular = self._popularity() if popular is None else popular
                     rank = int((popular[candidates] >= popular[row]).sum())
                     scored[-1] = scored[-1]._replace(rank=rank)
         # Of many targets in a large catalogue some are enough to tell of other blends.
@@ -461,14 +462,19 @@ class Learner:
 
     def follow_trend(self, sequences: Sequence[tuple[TokenSequence, int]]) -> None:
         """Count the targets from each index on as what happened last, in the order of their times."""
+        if self.trends.add(self.targets_in_time(sequences)[0]):
+            self.moved[:] = True
+
+    def targets_in_time(self, sequences: Iterable[tuple[TokenSequence, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """The targets from each index on, over all sequences in the order of their times: (t,) rows and (t,) µs."""
         rows, times_us = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for sequence, start in sequences:
             targets = self.target_weights(sequence, start) > 0
             rows.append(sequence.item_rows[targets])
             times_us.append(sequence.event_time_us[targets])
-        order = np.argsort(np.concatenate(times_us), kind="stable")
-        if self.trends.add(np.concatenate(rows)[order]):
-            self.moved[:] = True
+        all_times_us = np.concatenate(times_us)
+        order = np.argsort(all_times_us, kind="stable")
+        return np.concatenate(rows)[order], all_times_us[order]
 
     def _popularity(self) -> np.ndarray:
         """(n + 1,), what a user of whom nothing is known is offered by."""

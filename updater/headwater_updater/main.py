@@ -120,12 +120,8 @@ def status(
     """Show offset, lag, generation, metrics, rejections and who leads."""
     with _errors_shown():
         settings = _settings(database_url=database_url, tenant=tenant)
-        database = Database(settings.database_url)
-        try:
-            database.migrate()
+        with _database(settings) as database:
             _show(read_status(database, settings.tenant, now_us()), as_json=as_json)
-        finally:
-            database.close()
 
 
 @main.command()
@@ -140,9 +136,7 @@ def rejected(
     """List events that were kept but not learned, with the rule and the reason."""
     with _errors_shown():
         settings = _settings(database_url=database_url, tenant=tenant)
-        database = Database(settings.database_url)
-        try:
-            database.migrate()
+        with _database(settings) as database:
             log = FeedbackLog(database, settings.tenant)
             found = log.list_rejections(rule, after, limit)
             events = {each.position: each.event for each in log.read_at([each.position for each in found])}
@@ -156,8 +150,17 @@ def rejected(
                 table.add_row(str(each.position), each.rule, each.reason, said)
             if not as_json:
                 Console().print(table)
-        finally:
-            database.close()
+
+
+@contextmanager
+def _database(settings: UpdaterSettings) -> Iterator[Database]:
+    """The database, its schema brought up to date."""
+    database = Database(settings.database_url)
+    try:
+        database.migrate()
+        yield database
+    finally:
+        database.close()
 
 
 def _settings(**given: object) -> UpdaterSettings:

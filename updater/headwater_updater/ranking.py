@@ -40,12 +40,17 @@ def rank_targets(scores: Tensor, targets: Tensor) -> np.ndarray:
 
 def hr_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> float:
     """The share of targets in the first k. (P,) ranks, 0 = a miss; (P,) what each counts."""
-    return _mean((found > 0) & (found <= k), weights)
+    return _mean(hits(found, k), weights)
 
 
 def ndcg_at(found: np.ndarray, weights: np.ndarray | None = None, k: int = 10) -> float:
     """Mean discounted gain in the first k, one relevant item for each target. (P,) ranks, 0 = a miss; (P,) weights."""
     return _mean(gains(found, k), weights)
+
+
+def hits(found: np.ndarray, k: int = 10) -> np.ndarray:
+    """1 for each rank in the first k, else 0. (…,) ranks, 0 = a miss → (…,) float64."""
+    return ((found > 0) & (found <= k)).astype(np.float64)
 
 
 def gains(found: np.ndarray, k: int = 10) -> np.ndarray:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from headwater_core.events import HistoryEvent, Subject, SubjectKind
+from headwater_core.events import HistoryEvent
 from headwater_updater.evaluation.streams import Round
 from headwater_updater.examples import Example, example_of
-from headwater_updater.held_out import is_held_out
+from headwater_updater.held_out import is_held_out_user
 from headwater_updater.learner import Learner
 from headwater_updater.online import OnlineLearning
 from headwater_updater.prequential import ScoredTarget
@@ -103,7 +103,7 @@ class OnlineArm(LiveArm):
         self._place = {
             event.position: (user_id, at)
             for user_id, events in before.items()
-            if not is_held_out(Subject(SubjectKind.USER, user_id))
+            if not is_held_out_user(user_id)
             for at, event in enumerate(events)
         }
         self._replay = ReplayBuffer(settings.replay_capacity, settings.seed)
@@ -126,7 +126,7 @@ class OnlineArm(LiveArm):
         learned = [
             (user_id, example)
             for user_id, example in zip(each.user_ids, each.examples, strict=True)
-            if not is_held_out(Subject(SubjectKind.USER, user_id))
+            if not is_held_out_user(user_id)
         ]
         new = [self._spoilt(Example(e.events[-(length + e.n_new) :], e.n_new)) for _, e in learned]
         wanted = min(self._settings.replay_limit, math.ceil(self._settings.replay_ratio * sum(e.n_new for e in new)))

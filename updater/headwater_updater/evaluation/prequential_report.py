@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from headwater_updater.evaluation.prequential_run import LIVE, ONLINE, ArmResult, Outcome, gains, hits
+from headwater_updater.evaluation.prequential_run import LIVE, ONLINE, ArmResult, Outcome
+from headwater_updater.ranking import gains, hits
 
 _RESAMPLES = 1000
 _BLOCKS = 50

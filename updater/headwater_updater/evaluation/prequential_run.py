@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from headwater_core.events import HistoryEvent, Subject, SubjectKind
+from headwater_core.events import HistoryEvent
+from headwater_updater.blending import without_trend
 from headwater_updater.evaluation.learner_arms import (
     Features,
     FrozenArm,
@@ -26,10 +27,10 @@ from headwater_updater.evaluation.simple_arms import CountingArm, OwnItemsArm, P
 from headwater_updater.evaluation.splits import Histories, IsTarget
 from headwater_updater.evaluation.streams import Round, Rounds, Timeline, UserEvent, by_user, sampled_targets
 from headwater_updater.examples import Example
-from headwater_updater.held_out import is_held_out
+from headwater_updater.held_out import is_held_out_user
 from headwater_updater.learner import Learner
 from headwater_updater.prequential import ScoredTarget
-from headwater_updater.ranking import Request
+from headwater_updater.ranking import Request, gains, hits
 from headwater_updater.settings import UpdaterSettings
 
 PACES = (0.5, 1.0, 2.0)
@@ -121,8 +122,8 @@ def run(plan: Plan, on_share: Callable[[str, float], None]) -> Outcome:
     """
     timeline = plan.timeline
     pace, simple, tuning = _tuned(plan, on_share)
-    held = [each for each in timeline.tuning if is_held_out(Subject(SubjectKind.USER, each.user_id))]
-    not_held = [each for each in timeline.tuning if not is_held_out(Subject(SubjectKind.USER, each.user_id))]
+    held = [each for each in timeline.tuning if is_held_out_user(each.user_id)]
+    not_held = [each for each in timeline.tuning if not is_held_out_user(each.user_id)]
     before = by_user(timeline.before_stream)
     # Old targets of held-out users are learned by nobody: what happens to them later is forgetting.
     trained = plan.train("training", by_user([*timeline.warm_up, *not_held]))
@@ -332,16 +333,6 @@ def _gain(result: ArmResult) -> float:
     return float(gains(result.ranks).mean()) if len(result.ranks) else 0.0
 
 
-def gains(ranks: np.ndarray) -> np.ndarray:
-    """NDCG@10 of each target, by its rank. (n,) → (n,) float64."""
-    return np.where((ranks > 0) & (ranks <= 10), 1.0 / np.log2(np.maximum(ranks, 1) + 1.0), 0.0)
-
-
-def hits(ranks: np.ndarray) -> np.ndarray:
-    """HR@10 of each target, by its rank. (n,) → (n,) float64."""
-    return ((ranks > 0) & (ranks <= 10)).astype(np.float64)
-
-
 def _permuted(events: Sequence[UserEvent], seed: int) -> dict[int, str]:
     """By position, the item of another event of the stream."""
     items = [each.event.item_id for each in events]
@@ -356,17 +347,17 @@ def _old_slice(plan: Plan, learner: Learner, held: Sequence[UserEvent]) -> list[
     requests: list[Request] = []
     for events in by_user([each for each in plan.timeline.before_stream if each.user_id in theirs]).values():
         for event in events:
+            if event.position not in asked:
+                continue
             earlier = [other for other in events if other.event_time_us < event.event_time_us]
-            if event.position in asked and len(sequence := learner.tokens(earlier)):
+            if len(sequence := learner.tokens(earlier)):
                 requests.append(Request(sequence, learner.row(event.item_id)))
     return requests
 
 
 def _old_ranks(learner: Learner, requests: Sequence[Request], n_items: int) -> np.ndarray:
     """How old targets rank now among the items of then; without the trend, which is meant to be of today."""
-    ranks: np.ndarray = learner.judge(
-        requests, np.arange(1, n_items + 1), [replace(learner.blend, trend_strength=0.0)]
-    ).ranks[0]
+    ranks: np.ndarray = learner.judge(requests, np.arange(1, n_items + 1), [without_trend(learner.blend)]).ranks[0]
     return ranks
 
 
