@@ -5,9 +5,10 @@ What the server has a setting of the same purpose for is named `updater_…`, si
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from headwater_core.cleaning import CleaningLimits, Rule
+from headwater_core.errors import InvalidFieldError
 from headwater_core.settings import CoreSettings
 from headwater_core.shards import IndexKind
 
@@ -96,13 +97,18 @@ class UpdaterSettings(CoreSettings):
     impression_retention_days: int = Field(default=90, ge=1, le=36_500)
     """So long it is remembered what was shown to whom."""
 
+    @field_validator("clean_without")
+    @classmethod
+    def _can_be_switched_off(cls, rules: frozenset[Rule]) -> frozenset[Rule]:
+        try:
+            CleaningLimits(without=rules)
+        except InvalidFieldError as error:
+            raise ValueError(error.reason) from error
+        return rules
+
     @property
     def cleaning(self) -> CleaningLimits:
-        """The numbers in the rules of cleaning.
-
-        Raises:
-            InvalidFieldError: a rule is switched off that cannot be.
-        """
+        """The numbers in the rules of cleaning."""
         return CleaningLimits(
             duplicate_window_s=self.clean_duplicate_window_s,
             burst_events=self.clean_burst_events,

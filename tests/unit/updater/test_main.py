@@ -78,7 +78,13 @@ def test_rejected_events_can_be_asked_for(database_url: str) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
-    [("HEADWATER_BATCH_EVENTS", "many", "batch_events"), ("HEADWATER_TENANT", "no/slash", "tenant")],
+    [
+        ("HEADWATER_BATCH_EVENTS", "many", "batch_events"),
+        ("HEADWATER_TENANT", "no/slash", "tenant"),
+        ("HEADWATER_CLEAN_WITHOUT", '["unknown_type"]', "clean_without"),
+        ("HEADWATER_CLEAN_WITHOUT", '["robots"]', "clean_without"),
+        ("HEADWATER_CLEAN_WITHOUT", "burst", "clean_without"),
+    ],
 )
 def test_wrong_settings_are_one_line(
     monkeypatch: pytest.MonkeyPatch, database_url: str, variable: str, value: str, named: str

@@ -106,6 +106,9 @@ def evaluate(
     for path in (out, report):
         check_writable(path)
     if protocol is Protocol.PREQUENTIAL:
+        for name, is_given in (("learn_validation", learn_validation), ("query_time", query_time)):
+            if is_given:
+                raise InvalidFieldError(name, "is not for --protocol prequential")
         options = Options(budget_minutes, seed, min_core, allow_repeats, max_targets)
         with progress_bar(clock) as on_progress:
             data, catalogue = _read(events, items, max_bad_rows, clock, on_progress)

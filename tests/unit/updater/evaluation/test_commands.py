@@ -172,6 +172,32 @@ def test_the_time_of_asking_is_told_on_request(events: Path, tmp_path: Path, pro
     assert found["split"]["test_users"] == len(predictions(tmp_path))
 
 
+def test_a_stream_end_to_end(events: Path, tmp_path: Path) -> None:
+    """Each target of the last fifth is foreseen, by every arm, and the report and the table tell how well."""
+    answer = evaluate(events, "--protocol", "prequential", "--max-targets", 100)
+    assert answer.exit_code == 0, answer.output
+    assert "online weights" in answer.output
+    found = report(tmp_path)
+    assert found["events"] == {"warm_up": 192, "tuning": 64, "stream": 64}
+    assert found["targets_foreseen"] == found["arms"]["item-kNN"]["targets"] == 64
+    assert found["controls"]["future_leak"]["caught"]
+    assert found["data"]["events"] == 320
+    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 64
+
+
+@pytest.mark.parametrize("option", ["--query-time", "--learn-validation"])
+def test_what_a_stream_has_no_use_for_is_refused(events: Path, tmp_path: Path, option: str) -> None:
+    """Rather than passed over; so are events without times."""
+    answer = evaluate(events, "--protocol", "prequential", option)
+    assert answer.exit_code == 1
+    assert f"{option[2:].replace('-', '_')}: is not for --protocol prequential" in " ".join(answer.output.split())
+    rows = [(f"u{n % 5}", f"i{n % 7}", n) for n in range(60)]
+    ordered = write_csv(tmp_path / "ordered.csv", "user_id,item_id,order", rows)
+    answer = evaluate(ordered, "--protocol", "prequential")
+    assert answer.exit_code == 1
+    assert "prequential needs events with a timestamp" in " ".join(answer.output.split())
+
+
 def test_without_timestamps_there_is_no_time_of_asking(tmp_path: Path) -> None:
     """An order alone says nothing of when; the option is refused rather than read as seconds."""
     rows = [(f"u{n % 5}", f"i{n % 7}", n) for n in range(60)]
