@@ -158,6 +158,22 @@ class GenerationRegistry:
             self._point(connection, label, number)
             return previous
 
+    def drop_label(self, label: str, *, expected: int, lease: Lease | None = None) -> None:
+        """Let a label name nothing any more; nothing happens when there is none.
+
+        Raises:
+            ConflictError: it names another generation than `expected`.
+            LeaseLostError: somebody acquired the lease since.
+        """
+        with self._database.write() as connection:
+            if lease is not None:
+                self._hold(connection, lease)
+            named = (labels.c.tenant == self._tenant) & (labels.c.label == label)
+            found = connection.execute(select(labels.c.generation).where(named).with_for_update()).scalar()
+            if found is not None and found != expected:
+                raise ConflictError(f"label {label} names generation {found}, not {expected}")
+            connection.execute(delete(labels).where(named))
+
     def rollback(self, label: str) -> tuple[int, int]:
         """Point a label at the newest generation below its present one that it has named and that is still recorded.
 

@@ -187,13 +187,13 @@ class Recommender:
         return Known(history, state.seen_item_ids, state, not audience.recent_events, [])
 
     async def interests(self, audience: Audience) -> tuple[ServingGeneration, Vectors, Sequence[HistoryEvent]]:
-        """The stable generation, the audience's interests (K, d) in it, and the history they rest on.
+        """The generation that answers, the audience's interests (K, d) in it, and the history they rest on.
 
         Raises:
             NotReadyError: no generation is loaded.
             DatabaseUnavailableError: the history cannot be read.
         """
-        generation = self._generations.by_label(STABLE)
+        generation = self._generations.serving(audience.subject)
         known = await self.known(audience)
         if known.degraded_parts:
             raise DatabaseUnavailableError("the history cannot be read now")
@@ -241,7 +241,7 @@ class Recommender:
                 return self._generations.by_number(query.page.generation)
             except NotReadyError:
                 pass  # the pinned generation is gone: the current one continues
-        return self._generations.by_label(STABLE)
+        return self._generations.serving(query.audience.subject)
 
     def _notices(self, query: RecommendQuery) -> list[str]:
         notices = [

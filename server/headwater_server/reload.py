@@ -8,6 +8,7 @@ again only after a growing pause, when asked to, or when another is published.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import structlog
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.errors import ArtifactError, DatabaseUnavailableError, HeadwaterError
+from headwater_core.events import Subject
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import TextFeatures
 from headwater_core.registry import GenerationRegistry
@@ -24,7 +26,7 @@ from headwater_server.errors import NotReadyError, shown
 from headwater_server.metrics import ServerMetrics
 from headwater_server.serving_generation import ServingGeneration
 
-STABLE = "stable"
+STABLE, CANARY = "stable", "canary"
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 300.0
 _MAX_DOUBLINGS = 10
@@ -55,6 +57,7 @@ class Generations:
         run_in_loader: Callable[..., Awaitable[Any]],
         announce: Callable[[], Awaitable[None]],
         prepare: Callable[[ServingGeneration], Awaitable[None]],
+        canary_share: float = 0.0,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -67,6 +70,7 @@ class Generations:
             run_in_loader: runs blocking work on files off the event loop.
             announce: tells the updater what is loaded and being loaded, so that none of it is deleted meanwhile.
             prepare: makes a loaded generation ready to serve: newer items placed, warmed up.
+            canary_share: the share of users whom `canary` answers while there is one.
         """
         self._store = store
         self._registry = registry
@@ -76,6 +80,7 @@ class Generations:
         self._run_in_loader = run_in_loader
         self._announce = announce
         self._prepare = prepare
+        self._canary_share = canary_share
         self._turn = asyncio.Lock()
         self._labels: dict[str, int] = {}
         self._loaded: dict[int, ServingGeneration] = {}
@@ -119,6 +124,19 @@ class Generations:
                 raise NotReadyError("no generation is published yet; run `headwater-updater bootstrap`")
             raise NotReadyError(f"label: {shown(label)} names no loaded generation")
         return self._loaded[number]
+
+    def serving(self, subject: Subject | None) -> ServingGeneration:
+        """What answers a subject that asks for nothing else: `stable`, and for a share of subjects `canary`.
+
+        Who that is depends on their id alone: they stay the same, on every server.
+
+        Raises:
+            NotReadyError: nothing is loaded.
+        """
+        canary = self._loaded.get(self._labels.get(CANARY, 0))
+        if canary is not None and subject is not None and _draw(subject) < self._canary_share:
+            return canary
+        return self.by_label(STABLE)
 
     def by_number(self, number: int) -> ServingGeneration:
         """A loaded generation.
@@ -233,3 +251,9 @@ class Generations:
             self._metrics.swaps.inc()
             async with self.changed:
                 self.changed.notify_all()
+
+
+def _draw(subject: Subject) -> float:
+    """Between 0 and 1; independent of whose events the updater holds out."""
+    digest = hashlib.blake2b(f"canary\0{subject.kind.value}\0{subject.id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

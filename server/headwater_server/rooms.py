@@ -119,6 +119,7 @@ class Rooms:
             run_in_loader=functools.partial(self._run, self._loader_thread),
             announce=self.heartbeat,
             prepare=self._prepare,
+            canary_share=settings.canary_share,
         )
         self.recommender = Recommender(
             self.states,

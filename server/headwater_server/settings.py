@@ -24,6 +24,8 @@ class ServerSettings(CoreSettings):
     """How often the database is asked whether other processes wrote anything."""
     label_interval_ms: int = Field(default=200, ge=10)
     """How often the labels are read for new generations."""
+    canary_share: float = Field(default=0.05, ge=0.0, le=1.0)
+    """The share of users, by their ids, whom the generation labelled `canary` answers while there is one."""
     lease_ttl_s: float = Field(default=30.0, gt=0)
     """How long what this server has loaded is kept from deletion after it was last heard of."""
     state_capacity: int = Field(default=100_000, ge=1)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 NEVER_MS = 3_600_000
 Publish = Callable[..., int]
+StartServer = Callable[[ServerSettings], Awaitable[HeadwaterServer]]
 
 
 @pytest.fixture
@@ -395,3 +396,51 @@ async def test_a_server_without_a_generation_waits_for_the_first(
     assert await next_number(watch) == 1
     watch.cancel()
     assert await serving(recommendations) == 1
+
+
+@pytest.fixture
+def canary_settings(settings: ServerSettings) -> ServerSettings:
+    return settings.model_copy(update={"canary_share": 0.3})
+
+
+async def test_a_share_of_users_is_answered_by_the_canary(
+    canary_settings: ServerSettings,
+    publish: Publish,
+    start_server: Callable[[ServerSettings], Awaitable[HeadwaterServer]],
+) -> None:
+    """By their ids, the same ones on every server and in every call; nobody in particular is never among them."""
+    canary = publish(canary_settings, label="canary")
+    answered: list[dict[str, int]] = []
+    for _ in range(2):
+        server = await start_server(canary_settings)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            stub: RecommendationServiceAsyncStub = RecommendationServiceStub(channel)
+            found: dict[str, int] = {}
+            for number in range(100):
+                request = recommend_pb.RecommendRequest(user_id=f"user-{number}")
+                found[request.user_id] = (await stub.Recommend(request)).generation
+                assert (await stub.Recommend(request)).generation == found[request.user_id]
+            answered.append(found)
+            assert (await stub.Recommend(recommend_pb.RecommendRequest())).generation == 1
+            asked = recommend_pb.ScoreItemsRequest(user_id="user-1", item_ids=["space-1"])
+            assert (await stub.ScoreItems(asked)).generation == found["user-1"]
+            by_label = recommend_pb.RecommendRequest(user_id="user-1", label="stable")
+            assert (await stub.Recommend(by_label)).generation == 1
+    assert answered[0] == answered[1]
+    assert 15 <= list(answered[0].values()).count(canary) <= 45
+
+
+async def test_without_a_canary_stable_answers_all(
+    canary_settings: ServerSettings,
+    publish: Publish,
+    start_server: Callable[[ServerSettings], Awaitable[HeadwaterServer]],
+) -> None:
+    """Also when the label is gone again."""
+    publish(canary_settings, label="canary")
+    server = await start_server(canary_settings)
+    server.rooms.registry.drop_label("canary", expected=2)
+    await server.rooms.generations.refresh()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: RecommendationServiceAsyncStub = RecommendationServiceStub(channel)
+        for number in range(30):
+            assert (await stub.Recommend(recommend_pb.RecommendRequest(user_id=f"user-{number}"))).generation == 1
