@@ -29,6 +29,15 @@ class Offsets(NamedTuple):
     """(P, S) float32; never minus infinity for the target itself."""
 
 
+class Prior(NamedTuple):
+    """What is known beforehand of each target's candidates: added to their logits, not learned."""
+
+    values: Tensor
+    """(U, N) float32, at U different moments."""
+    which: Tensor
+    """(P,) int64, each target's moment."""
+
+
 class _FullSoftmax(torch.autograd.Function):
     """Mean cross-entropy over all candidates, chunk by chunk, with the gradient made on the way forward.
 
@@ -38,7 +47,13 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor, offsets: Offsets | None
+        ctx: Any,
+        interests: Tensor,
+        items: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        offsets: Offsets | None,
+        prior: Prior | None,
     ) -> Tensor:
         p, k, d = interests.shape
         n = items.shape[0]
@@ -64,6 +79,8 @@ class _FullSoftmax(torch.autograd.Function):
                 chosen = logits >= best.unsqueeze(1)  # (c, K, N)
             else:
                 best.copy_(logits.squeeze(1))
+            if prior is not None:
+                best += prior.values[prior.which[start:stop]]
             if offsets is not None:
                 places = offsets.places[start:stop]
                 best.scatter_(1, places, best.gather(1, places) + offsets.values[start:stop])
@@ -86,9 +103,9 @@ class _FullSoftmax(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         interests_gradient, items_gradient = ctx.saved_tensors
-        return interests_gradient * gradients[0], items_gradient * gradients[0], None, None, None
+        return interests_gradient * gradients[0], items_gradient * gradients[0], None, None, None, None
 
 
 def _padded(rows: int) -> int:
@@ -103,7 +120,12 @@ def has_fast_bfloat16() -> bool:
 
 
 def full_softmax_loss(
-    interests: Tensor, items: Tensor, targets: Tensor, weights: Tensor, offsets: Offsets | None = None
+    interests: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    offsets: Offsets | None = None,
+    prior: Prior | None = None,
 ) -> Tensor:
     """Cross-entropy of the next item over all candidates; a candidate's logit is its best interest's.
 
@@ -114,9 +136,11 @@ def full_softmax_loss(
         items: (N, d), the candidates' vectors.
         targets: (P,) int64, which candidate each target is.
         weights: (P,), how much each target counts; the loss is the weighted mean.
-        offsets: what is added to logits before the softmax; it is not learned.
+        offsets: what is added to some logits before the softmax; it is not learned.
+        prior: what is added to all of them; it is not learned either.
     """
-    loss: Tensor = _FullSoftmax.apply(interests, items, targets, weights, offsets)  # type: ignore[no-untyped-call]
+    arguments = (interests, items, targets, weights, offsets, prior)
+    loss: Tensor = _FullSoftmax.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -127,6 +151,8 @@ def sampled_softmax_loss(
     is_left_out: Tensor,
     negative_log_counts: Tensor,
     weights: Tensor,
+    target_prior: Tensor | None = None,
+    negative_prior: Tensor | None = None,
 ) -> Tensor:
     """The same with M sampled negatives, shared by all targets, in place of all candidates.
 
@@ -141,9 +167,13 @@ def sampled_softmax_loss(
         is_left_out: (P, M) bool, where a negative is the target itself or no candidate for this user.
         negative_log_counts: (M,), log of the expected number of draws of each negative.
         weights: (P,).
+        target_prior: (P,), added to the targets' logits.
+        negative_prior: (P, M), added to the negatives'.
     """
     target_logits = torch.einsum("pkd,pd->pk", interests, target_vectors).amax(1)  # (P,)
     negative_logits = (interests @ negative_vectors.T).amax(1) - negative_log_counts  # (P, M)
+    if target_prior is not None and negative_prior is not None:
+        target_logits, negative_logits = target_logits + target_prior, negative_logits + negative_prior
     negative_logits = negative_logits.masked_fill(is_left_out, -torch.inf)
     logits = torch.cat([target_logits.unsqueeze(1), negative_logits], dim=1)  # (P, 1 + M)
     losses = torch.logsumexp(logits, dim=1) - target_logits

@@ -64,6 +64,12 @@ class TrendTable:
                 rescaled = True
         return rescaled
 
+    def faded(self, half_life: int) -> npt.NDArray[np.float64]:
+        """(n + 1,), each row's events, faded until now. Args: half_life: one of HALF_LIVES."""
+        column = HALF_LIVES.index(half_life)
+        weights: npt.NDArray[np.float64] = self.weights[:, column] / self.scale[column]
+        return weights
+
     def trend(self, half_life: int, present: npt.NDArray[np.bool_] | None = None) -> Successors:
         """The items with the highest weights, as votes: different rows, ascending, and their weights.
 
@@ -71,8 +77,7 @@ class TrendTable:
             half_life: one of HALF_LIVES.
             present: (n + 1,), which rows can be candidates; None: all.
         """
-        column = HALF_LIVES.index(half_life)
-        weights = self.weights[:, column] / self.scale[column]
+        weights = self.faded(half_life)
         if present is not None:
             weights = np.where(present, weights, 0.0)
         rows = np.flatnonzero(weights > _WEIGHTLESS)

@@ -48,6 +48,8 @@ class Window(NamedTuple):
     """(P,) float32, normalised; NaN = none."""
     target_weights: np.ndarray
     """(P,) float32."""
+    target_times_us: np.ndarray
+    """(P,) int64."""
 
 
 class Batch(NamedTuple):
@@ -59,6 +61,7 @@ class Batch(NamedTuple):
     target_types: Tensor
     target_values: Tensor
     target_weights: Tensor
+    target_times_us: np.ndarray
 
 
 def block_starts(event_time_us: np.ndarray) -> np.ndarray:
@@ -103,6 +106,7 @@ def windows(sequence: TokenSequence, weights: np.ndarray, length: int, offset: i
                     sequence.type_index[mine],
                     sequence.value[mine],
                     weights[mine].astype(np.float32),
+                    sequence.event_time_us[mine],
                 )
             )
         first = stop
@@ -142,4 +146,5 @@ def to_batch(group: Sequence[Window], config: TowerConfig, text_features: TextFe
         torch.from_numpy(np.concatenate([window.target_types for window in group])),
         torch.from_numpy(np.concatenate([window.target_values for window in group])),
         torch.from_numpy(np.concatenate([window.target_weights for window in group])),
+        np.concatenate([window.target_times_us for window in group]),
     )

@@ -12,6 +12,7 @@ from headwater_core.losses import Offsets, full_softmax_loss, sampled_softmax_lo
 from headwater_core.towers import ItemTower, JointHeads, UserTower
 from headwater_updater.examples import Batch
 from headwater_updater.learner_config import LearnerConfig
+from headwater_updater.trend_prior import PriorOf
 
 _UNIFORM_SHARE = 0.25
 """Of the negatives, how many are drawn evenly; the others are drawn by popularity."""
@@ -35,6 +36,7 @@ def joint_loss(
     counts: np.ndarray,
     batch: Batch,
     rng: np.random.Generator,
+    prior_of: PriorOf | None = None,
 ) -> Losses:
     """The loss of a batch.
 
@@ -48,6 +50,7 @@ def joint_loss(
         counts: (n + 1,), how often each item was a target so far, those of this batch included.
         batch: what to learn.
         rng: draws negatives and what the heads learn from.
+        prior_of: what candidates are given beforehand, by the times of the targets.
     """
     user_tower, item_tower, heads = towers
     candidates = np.flatnonzero(counts)
@@ -66,14 +69,16 @@ def joint_loss(
     if is_full:
         local = torch.searchsorted(places, targets)
         offsets = _without_seen(batch, torch.from_numpy(candidates)) if leaves_out_seen else None
-        next_item = full_softmax_loss(interests, vectors[places], local, batch.target_weights, offsets)
+        prior = prior_of(batch.target_times_us, negatives) if prior_of else None
+        next_item = full_softmax_loss(interests, vectors[places], local, batch.target_weights, offsets, prior)
     else:
         log_counts = torch.from_numpy(np.log(_expected_counts(negatives, candidates, counts, len(negatives))))
         left_out = targets.unsqueeze(1) == places  # (P, M)
         if leaves_out_seen:
             left_out |= _is_seen(batch, torch.from_numpy(negatives))
+        priors = _sampled_prior(batch, negatives, prior_of) if prior_of else (None, None)
         next_item = sampled_softmax_loss(
-            interests, vectors[targets], vectors[places], left_out, log_counts.float(), batch.target_weights
+            interests, vectors[targets], vectors[places], left_out, log_counts.float(), batch.target_weights, *priors
         )
     value, event_type = _head_losses(config, heads, interests, vectors, targets, batch, rng)
     total = next_item + config.value_loss_weight * value + config.type_loss_weight * event_type
@@ -88,6 +93,14 @@ def _interests(user_tower: UserTower, batch: Batch, history: Tensor) -> Tensor:
         at_end: Tensor = user_tower(batch.tensors, history)  # (B, K, d)
         return at_end[batch.sources // t]
     return user_tower.forward_all(batch.tensors, history).flatten(0, 1)[batch.sources]
+
+
+def _sampled_prior(batch: Batch, negatives: np.ndarray, prior_of: PriorOf) -> tuple[Tensor, Tensor]:
+    """The targets' (P,) and the negatives' (P, M)."""
+    different = np.unique(np.concatenate([negatives, batch.target_rows.numpy()]))
+    values, which = prior_of(batch.target_times_us, different)
+    of_targets = values[which, torch.from_numpy(np.searchsorted(different, batch.target_rows.numpy()))]
+    return of_targets, values[:, torch.from_numpy(np.searchsorted(different, negatives))][which]
 
 
 def _without_seen(batch: Batch, candidates: Tensor) -> Offsets:

@@ -49,7 +49,7 @@ class Asked(NamedTuple):
         )
         n = len(self.targets)
         types, values = torch.ones(n, dtype=torch.int64), torch.full((n,), torch.nan)
-        return Batch(tensors, b * LENGTH + t, rows, types, values, torch.ones(n))
+        return Batch(tensors, b * LENGTH + t, rows, types, values, torch.ones(n), np.zeros(n, np.int64))
 
 
 _ROWS = st.integers(1, N_ITEMS)
