@@ -25,7 +25,7 @@ from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import LearnerConfig
 from headwater_updater.lease import Leadership
-from headwater_updater.publisher import Draft, Publisher
+from headwater_updater.publisher import STABLE, Draft, Publisher
 
 TEXT_DIMENSION = 384
 
@@ -52,10 +52,13 @@ def main() -> int:
         leadership = Leadership.acquire(registry, "benchmark", 600.0)
         assert leadership is not None
         with leadership:
-            full = publisher.publish(_draft(learner, set(), set()), None, expected=0, lease=leadership.lease)
+            full = publisher.publish(
+                _draft(learner, set(), set()), None, label=STABLE, expected=0, lease=leadership.lease
+            )
             touched, sources = _learn(learner, rng, arguments.touched, n_histories=arguments.touched // 4)
             draft = _draft(learner, touched, sources)
-            fast = publisher.publish(draft, full, expected=full.manifest.number, lease=leadership.lease)
+            number = full.manifest.number
+            fast = publisher.publish(draft, full, label=STABLE, expected=number, lease=leadership.lease)
         _show(full.manifest, fast.manifest)
         database.close()
     return 0

@@ -25,7 +25,7 @@ from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.lease import Leadership
-from headwater_updater.publisher import Draft, Published, Publisher
+from headwater_updater.publisher import STABLE, Draft, Published, Publisher
 
 N_ITEMS = 300
 F = 8
@@ -103,7 +103,8 @@ class Installation:
         )
         before = self._published
         expected = 0 if before is None else before.manifest.number
-        self._published = self._publisher.publish(draft, before, expected=expected, lease=self._leadership.lease)
+        lease = self._leadership.lease
+        self._published = self._publisher.publish(draft, before, label=STABLE, expected=expected, lease=lease)
         number = self._published.manifest.number
         return ServingGeneration(LoadedGeneration.load(self._store, number), text_features)
 

@@ -15,6 +15,7 @@ from headwater_core.histories import TokenSequence
 from headwater_core.trends import HALF_LIVES, TrendTable
 from headwater_updater.prequential import TOP
 from headwater_updater.ranking import Request, ndcg_at, rank_targets
+from headwater_updater.trend_prior import PriorOf
 
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
@@ -46,7 +47,7 @@ class Judged(NamedTuple):
     """(n, TOP) int64: under the first, the rows that lead, in no order; 0 where there are fewer."""
 
 
-def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
+def choose_blend(learner: Learner, requests: Sequence[Request], prior_of: PriorOf | None = None) -> Blend:
     """The blend with the best NDCG@10 on these requests among dozens; towers alone where nothing beats them.
 
     Trends have no part in it: the requests are of different times, and of the trend there is only the latest.
@@ -54,6 +55,7 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
     Args:
         learner: trained; its successors count nothing of the targets.
         requests: histories, each with an item that came next.
+        prior_of: what the towers were trained beside; it is added under every blend.
     """
     candidates = np.flatnonzero(learner.counts)
     requests = [request for request in requests if learner.counts[request.row] > 0]
@@ -68,12 +70,18 @@ def choose_blend(learner: Learner, requests: Sequence[Request]) -> Blend:
         for strength, decay in _pairs(STRENGTHS, DECAYS)
         for repeat, repeat_decay in _pairs(repeats, REPEAT_DECAYS)
     ]
-    ranks = judge(learner, requests, candidates, grid).ranks
+    ranks = judge(learner, requests, candidates, grid, prior_of).ranks
     weights = np.array([request.weight for request in requests])
     return grid[int(np.argmax([ndcg_at(found, weights) for found in ranks]))]
 
 
-def judge(learner: Learner, requests: Sequence[Request], candidates: np.ndarray, blends: Sequence[Blend]) -> Judged:
+def judge(
+    learner: Learner,
+    requests: Sequence[Request],
+    candidates: np.ndarray,
+    blends: Sequence[Blend],
+    prior_of: PriorOf | None = None,
+) -> Judged:
     """How each request's target fares under each blend.
 
     Args:
@@ -81,6 +89,7 @@ def judge(learner: Learner, requests: Sequence[Request], candidates: np.ndarray,
         requests: histories, each with the row of an item that came next.
         candidates: (N,) rows, ascending; targets that are none of them are misses.
         blends: at least one.
+        prior_of: added to the towers' scores, by the requests' times.
     """
     ranks, losses = np.zeros((len(blends), len(requests)), np.int64), np.full(len(requests), np.nan)
     top = np.zeros((len(requests), TOP), np.int64)
@@ -93,6 +102,9 @@ def judge(learner: Learner, requests: Sequence[Request], candidates: np.ndarray,
         places = known[start : start + chunk]
         part = [requests[index] for index in places]
         towers, targets = learner.tower_scores(part, candidates, vectors)  # (c, N), (c,)
+        if prior_of is not None:
+            values, which = prior_of(np.array([request.time_us for request in part]), candidates)
+            towers = towers + values[which]
         # One each for all blends: new ones each time would tear holes into the memory.
         base, total = torch.empty_like(towers), torch.empty_like(towers)
         based_on: Blend | None = None

@@ -89,6 +89,7 @@ def _file(learner: Learner, tensors: dict[str, Tensor], **more: int) -> bytes:
         "rng": learner.rng.bit_generator.state,
         "watermark": learner.watermark,
         "blend": learner.blend.to_dict(),
+        "beside_trend": learner.beside_trend,
         **more,
     }
     return safetensors.torch.save(tensors, {_METADATA: json.dumps(content, sort_keys=True)})
@@ -164,6 +165,7 @@ def _fill(learner: Learner, content: dict[str, Any], tensors: dict[str, Tensor],
     learner.rng.bit_generator.state = content["rng"]
     learner.watermark = int(content["watermark"])
     learner.blend = Blend.from_dict(content["blend"])
+    learner.beside_trend = bool(content.get("beside_trend", False))  # of a release that had none
     learner.drop_table()
 
 

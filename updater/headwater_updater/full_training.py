@@ -20,6 +20,7 @@ from headwater_updater.examples import Window, batches, block_starts, windows
 from headwater_updater.head_fitting import fit_heads
 from headwater_updater.learner_config import Budget, LearnerConfig, falling
 from headwater_updater.ranking import Request, hr_at, ndcg_at
+from headwater_updater.trend_prior import PriorOf, TrendPrior, choose_prior
 
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
@@ -92,8 +93,8 @@ def fit(
         budget: by epochs alone, the seed fixes the result.
         on_progress: called after every batch and every validation.
         learn_held_out: False leaves the validation targets unlearned.
-        with_trend: whether the blend gets a trend, chosen by what was popular when each validation target came: for
-            who will be asked next, not for a list of no time.
+        with_trend: whether trends count, by what was popular when each target came: for who will be asked next, not
+            for a list of no time. The blend gets one, and the softmax where the catalogue turns over (`trend_prior`).
     """
     started = time.monotonic()
     heads_s: float | None = None
@@ -107,6 +108,7 @@ def fit(
     for sequence in training:
         learner.count(sequence, 0)
     learner.follow_trend([(sequence, 0) for sequence in training])
+    prior_of = _prior(learner, training) if with_trend else None
     learner.successors.fit(((s, learner.target_weights(s, 0)) for s in training), learner.counts)
     _start_ids(learner, training)
     requests = _requests(learner, list(held.values()))
@@ -127,7 +129,7 @@ def fit(
             if share >= schedule.end:
                 break
             rate = schedule.rate(share)
-            batch_loss = learner.learn_batch(group, rate, rate, None)
+            batch_loss = learner.learn_batch(group, rate, rate, None, prior_of)
             loss = batch_loss if math.isnan(loss) else 0.95 * loss + 0.05 * batch_loss
             if on_progress:
                 on_progress(Progress(share, epoch + 1, loss, validation))
@@ -136,7 +138,7 @@ def fit(
         share = budget.share(elapsed_s, epoch) if groups else 1.0  # nothing to learn: no budget is needed
         # By the clock, validation may cost a tenth of the time; by epochs it must not depend on the clock.
         if share >= schedule.end or budget.seconds is None or validation_s <= 0.1 * elapsed_s:
-            found = learner.ranks(requests, np.flatnonzero(learner.counts))
+            found = learner.ranks(requests, np.flatnonzero(learner.counts), prior_of)
             validation = ndcg_at(found, counts_as)
             validation_s += time.monotonic() - started - elapsed_s
             if share >= learner.config.warm_up:  # while the rate is still rising, standing still says little
@@ -151,9 +153,9 @@ def fit(
     best = best._replace(curve=tuple(curve))
     learner.restore(weights)
     _settle_types(learner, training)
-    learner.blend = choose_blend(learner, requests)
+    learner.blend = choose_blend(learner, requests, prior_of)
     if learner.blend.is_active:
-        found = learner.ranks(requests, np.flatnonzero(learner.counts))
+        found = learner.ranks(requests, np.flatnonzero(learner.counts), prior_of)
         hr, ndcg = hr_at(found, counts_as), ndcg_at(found, counts_as)
         best = best._replace(validation_hr_at_10=hr, validation_ndcg_at_10=ndcg)
     if with_trend:
@@ -162,9 +164,17 @@ def fit(
     if learn_held_out:
         for start in range(0, len(held), _HELD_OUT_BATCH):
             part = list(held.values())[start : start + _HELD_OUT_BATCH]
-            learner.learn_latest([(each.sequence, each.start) for each in part], [], 1)
+            learner.learn_latest([(each.sequence, each.start) for each in part], [], 1, prior_of=prior_of)
     _explain_by_features(learner)
     return best
+
+
+def _prior(learner: Learner, training: Sequence[TokenSequence]) -> PriorOf | None:
+    """The trend of every moment, where towers are to be trained beside it."""
+    rows, times_us = learner.targets_in_time((sequence, 0) for sequence in training)
+    blend = choose_prior(rows, len(learner.item_ids))
+    learner.beside_trend = blend is not None
+    return None if blend is None else TrendPrior(rows, times_us, len(learner.item_ids), blend).at
 
 
 class Schedule:

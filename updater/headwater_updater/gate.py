@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-GATE = "gate"
-"""The rule by which events of a refused candidate are on record among the rejections."""
+GATE, WATCH = "gate", "watch"
+"""The rules by which events are on record among the rejections: of a refused candidate, and of what was taken back."""
 WINDOW = 250
 """Targets in a window, at most."""
 MIN_TARGETS = 30
@@ -29,7 +29,7 @@ test at 95 % every five seconds would refuse hundreds a day."""
 
 
 class CandidateRefusedError(Exception):
-    """A candidate became worse than the gate allows: nothing was published, its events are kept aside."""
+    """A candidate is worse than is allowed, or what was published has become so: the session ends."""
 
 
 class Reference(NamedTuple):

@@ -31,6 +31,7 @@ from headwater_updater.optimizer import LazyAdam
 from headwater_updater.prequential import ScoredTarget
 from headwater_updater.ranking import Request
 from headwater_updater.successors import SuccessorTable
+from headwater_updater.trend_prior import PriorOf, prior
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-9
@@ -76,6 +77,8 @@ class Learner:
         self.trends = TrendTable()
         self.blend = Blend()
         """How co-visits and trends join the towers' scores; full training chooses it, the stream corrects it."""
+        self.beside_trend = False
+        """Whether the towers were trained with the trend in the softmax, so that they say what differs from it."""
         self.id_adam = LazyAdam(1, tower.dimension)
         self.adam = torch.optim.AdamW(self._parameter_groups(), betas=_BETAS, eps=_EPSILON)
         weights = [config.target_weights.get(name, 0.0) for name in tower.event_types]
@@ -201,20 +204,33 @@ class Learner:
 
     # Incremental training
 
-    def step(self, new: Sequence[Example], replay: Sequence[Example] = (), n_steps: int = 1) -> StepResult:
+    def step(
+        self, new: Sequence[Example], replay: Sequence[Example] = (), n_steps: int = 1, rate: float = 1.0
+    ) -> StepResult:
         """Learn new events, mixed with replayed ones.
 
         Args:
             new: one example per subject; its last `n_new` events have not been learned yet.
             replay: examples whose last `n_new` events have.
             n_steps: how many times to go through the round.
+            rate: what the configured rates are multiplied with.
         """
-        return self.learn_latest([self._split(e) for e in new], [self._split(e) for e in replay], n_steps)
+        return self.learn_latest([self._split(e) for e in new], [self._split(e) for e in replay], n_steps, rate)
 
     def learn_latest(
-        self, new: Sequence[tuple[TokenSequence, int]], replay: Sequence[tuple[TokenSequence, int]], n_steps: int
+        self,
+        new: Sequence[tuple[TokenSequence, int]],
+        replay: Sequence[tuple[TokenSequence, int]],
+        n_steps: int,
+        rate: float = 1.0,
+        prior_of: PriorOf | None = None,
     ) -> StepResult:
-        """As `step`, on pairs of a history and the index of its first new event."""
+        """As `step`, on pairs of a history and the index of its first new event.
+
+        Where the towers were trained beside the trend, so are they now: beside `prior_of`, or today's.
+        """
+        if prior_of is None and self.beside_trend:
+            prior_of = self._trend_until_now()
         touched_sources = self._count_latest(new)
         fresh = [window for sequence, start in new for window in self._recent_windows(sequence, start)]
         old = [window for sequence, start in replay for window in self._recent_windows(sequence, start)]
@@ -232,9 +248,14 @@ class Learner:
             order = self.rng.permutation(len(mixed))
             for part in np.array_split(order, n_batches):
                 group = [mixed[index] for index in part]
-                rates = self.config.online_learning_rate, self.config.online_id_learning_rate
-                losses.append(self.learn_batch(group, *rates, touched))
+                rates = rate * self.config.online_learning_rate, rate * self.config.online_id_learning_rate
+                losses.append(self.learn_batch(group, *rates, touched, prior_of))
         return StepResult(float(np.mean(losses)), touched, touched_sources)
+
+    def _trend_until_now(self) -> PriorOf:
+        """The trend that serves now as the prior of all targets; what is counted later does not change it."""
+        trend = self.trend(self.blend)
+        return lambda times_us, rows: prior([trend], np.zeros(len(times_us), np.int64), rows)
 
     def count_latest(self, new: Sequence[Example]) -> np.ndarray:
         """Count new events without moving a weight; the items whose successors were counted, (s,) sorted."""
@@ -259,7 +280,14 @@ class Learner:
 
     # What both share
 
-    def learn_batch(self, group: Sequence[Window], rate: float, id_rate: float, touched: np.ndarray | None) -> float:
+    def learn_batch(
+        self,
+        group: Sequence[Window],
+        rate: float,
+        id_rate: float,
+        touched: np.ndarray | None,
+        prior_of: PriorOf | None = None,
+    ) -> float:
         """One step of the optimizers; with `touched` an incremental one: only these ids move, no shared weight does."""
         self.user_tower.train()
         self.heads.train()
@@ -274,7 +302,8 @@ class Learner:
             batch.tensors.query_gap[torch.from_numpy(hidden)] = FIRST_GAP
         towers = self.user_tower, self.item_tower, self.heads
         with self.seeded():
-            losses = joint_loss(self.config, towers, self.item_features, self._present_counts(), batch, self.rng)
+            counts = self._present_counts()
+            losses = joint_loss(self.config, towers, self.item_features, counts, batch, self.rng, prior_of)
             self.adam.zero_grad()
             losses.total.backward()  # type: ignore[no-untyped-call]
         moving = [p for group in self.adam.param_groups for p in group["params"] if p.grad is not None]
@@ -292,7 +321,8 @@ class Learner:
             losses.id_vectors.grad[moves],
             learning_rate=id_rate,
             weight_decay=self.config.weight_decay,
-            new_row_boost=0.0 if touched is None else self.config.new_item_boost,
+            # Beside the trend a new item's rise is explained already.
+            new_row_boost=0.0 if touched is None or self.beside_trend else self.config.new_item_boost,
         )
         if touched is None:
             self.drop_table()
@@ -306,6 +336,7 @@ class Learner:
         examples: Sequence[Example],
         blends: Sequence[Blend] | None = None,
         asked: Container[int] | None = None,
+        among: np.ndarray | None = None,
     ) -> list[ScoredTarget]:
         """Rank each target among the last `n_new` events of the examples, among all items there are now.
 
@@ -315,11 +346,14 @@ class Learner:
             examples: one per subject.
             blends: how the target would rank under others is told, too; None: under this learner's alone.
             asked: positions of the events that matter; None: all.
+            among: the rows that are candidates, as far as they are not removed; None: all.
         """
         scored: list[ScoredTarget] = []
         requests: list[Request] = []
         waiting: list[int] = []
         candidates = np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
+        if among is not None:
+            candidates = np.intersect1d(candidates, among)
         popular: np.ndarray | None = None
         for example in examples:
             sequence = self.tokens(example.events)
@@ -361,9 +395,9 @@ class Learner:
                 )
         return scored
 
-    def ranks(self, requests: Sequence[Request], candidates: np.ndarray) -> np.ndarray:
+    def ranks(self, requests: Sequence[Request], candidates: np.ndarray, prior_of: PriorOf | None = None) -> np.ndarray:
         """The rank of each request's target after its history, among the candidate rows (ascending); 0 = a miss."""
-        ranks: np.ndarray = self.judge(requests, candidates).ranks[0]
+        ranks: np.ndarray = judge(self, requests, candidates, [self.blend], prior_of).ranks[0]
         return ranks
 
     def judge(

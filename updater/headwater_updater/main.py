@@ -211,6 +211,7 @@ def _show(found: Status, *, as_json: bool) -> None:
         published = datetime.fromtimestamp(found.publish_time_us / 1_000_000, UTC).isoformat(timespec="seconds")
     rows = {
         "generation": "none yet" if found.generation is None else str(found.generation),
+        "canary": "none" if found.canary is None else str(found.canary),
         "published": published,
         "items": f"{found.item_count or 0}, {found.items_waiting} waiting for the next generation",
         "offset": f"{found.offset} of {found.head}, {found.lag} behind",

@@ -26,6 +26,8 @@ class UpdaterMetrics:
         self.learned = self._counter("events_learned", "Events learned from")
         self.rejected = self._counter("events_rejected", "Events that cleaning refused", ("rule",))
         self.refused = self._counter("candidates_refused", "Candidates that the gate kept from being published")
+        self.taken_back = self._counter("generations_taken_back", "Times that what was published turned out worse")
+        self.promoted = self._counter("canaries_promoted", "Canaries that came to serve all users")
         self.published = self._counter("generations_published", "Generations published", ("kind",))
         self.failures = self._counter("failures", "Rounds or publications that failed and are tried again", ("kind",))
         self.round_s = self._histogram("round_seconds", "Time to clean, score and learn one batch")

@@ -44,7 +44,8 @@ from headwater_core.trends import save_trend
 from headwater_updater.learner import Learner
 from headwater_updater.lease import now_us
 
-STABLE = "stable"
+STABLE, CANARY = "stable", "canary"
+"""What answers everybody, and what a fraction of users is answered by first."""
 _PART_ITEMS = 10_000
 """Items whose successors the learner is asked for at a time."""
 _LOGGED_METRICS = ("prequential_hr_at_10", "prequential_ndcg_at_10", "validation_hr_at_10", "validation_ndcg_at_10")
@@ -120,13 +121,14 @@ class Publisher:
         self._shard_items = shard_items
         self._fold_share = fold_share
 
-    def publish(self, draft: Draft, before: Published | None, *, expected: int, lease: Lease) -> Published:
-        """Publish a generation and point `stable` at it.
+    def publish(self, draft: Draft, before: Published | None, *, label: str, expected: int, lease: Lease) -> Published:
+        """Publish a generation and point a label at it.
 
         Args:
             draft: what was learned.
             before: the generation that it was learned on top of; None: it was learned from nothing.
-            expected: the generation that `stable` must still name; 0: none.
+            label: `stable`, or `canary`.
+            expected: the generation that the label must still name; 0: none.
             lease: under which this process leads.
 
         Raises:
@@ -136,10 +138,11 @@ class Publisher:
         """
         published, delta_items = self._write(draft, before, "")
         manifest = published.manifest
-        self._registry.set_label(STABLE, manifest.number, expected=expected, lease=lease)
-        self._store.mirror_label(STABLE, manifest.number)
+        self._registry.set_label(label, manifest.number, expected=expected, lease=lease)
+        self._store.mirror_label(label, manifest.number)
         _log.info(
             "generation_published",
+            label=label,
             generation=manifest.number,
             full=manifest.full,
             watermark=manifest.watermark,

@@ -35,10 +35,27 @@ def generations_to_keep(
     return wanted & {record.number for record in records}
 
 
-def retire(store: ArtifactStore, registry: GenerationRegistry, newest: int, grace_s: float, now_us: int) -> list[int]:
-    """Forget the generations that need not stay and collect what only they used; the numbers that went."""
+def retire(
+    store: ArtifactStore,
+    registry: GenerationRegistry,
+    newest: int,
+    grace_s: float,
+    now_us: int,
+    needed: Collection[int] = (),
+) -> list[int]:
+    """Forget the generations that need not stay and collect what only they used; the numbers that went.
+
+    Args:
+        store: where their files are.
+        registry: where they are recorded.
+        newest: how many of the newest stay in any case.
+        grace_s: files younger than this stay.
+        now_us: the time, for servers' leases.
+        needed: what stays for another reason.
+    """
     records = registry.list(None, _ALL)
-    keep = generations_to_keep(records, registry.labels(), registry.held_generations(now_us), newest)
+    held = registry.held_generations(now_us).union(needed)
+    keep = generations_to_keep(records, registry.labels(), held, newest)
     gone = [record.number for record in records if record.number not in keep]
     try:
         # The record goes first: a record without files would be a generation that nobody can load.

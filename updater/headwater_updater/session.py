@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import structlog
@@ -25,7 +25,7 @@ from headwater_core.registry import Lease
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.bootstrap import OnProgress, bootstrap
 from headwater_updater.catalogue_feed import CatalogueStep, follow
-from headwater_updater.gate import GATE, CandidateRefusedError, Gate, Verdict
+from headwater_updater.gate import GATE, WATCH, CandidateRefusedError, Gate, Verdict
 from headwater_updater.gatekeeper import Gatekeeper
 from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
@@ -33,13 +33,15 @@ from headwater_updater.lease import Leadership, now_us
 from headwater_updater.log_examples import events_before_their_item, links_of, new_examples, replay_examples
 from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.online import OnlineLearning
+from headwater_updater.pacing import Pacing
 from headwater_updater.prequential import Prequential
-from headwater_updater.publisher import STABLE, Draft, Published, Publisher
+from headwater_updater.publisher import CANARY, STABLE, Draft, Published, Publisher
 from headwater_updater.replay import ReplayBuffer
 from headwater_updater.resources import Resources
 from headwater_updater.retention import retire
 from headwater_updater.session_state import REPLAY, SESSION, SessionState
 from headwater_updater.settings import UpdaterSettings
+from headwater_updater.watch import Watch
 
 _CANDIDATES = 20
 _PAGE = 1000
@@ -61,7 +63,7 @@ class TrainingSession:
         items: set[str],
         catalogue_revision: int,
         published: Published | None,
-        label: int,
+        labelled: int,
     ) -> None:
         """Go on with a learner whose watermark says what it has learned; `resume` and `bootstrap` make sessions.
 
@@ -74,18 +76,18 @@ class TrainingSession:
             items: what can be retrieved.
             catalogue_revision: up to where the catalogue's changes are followed.
             published: the generation that the learner comes from.
-            label: what `stable` names; 0: nothing yet.
+            labelled: what the label names that this session publishes under; 0: nothing yet.
         """
         self._resources = resources
         self._settings = settings
         self._metrics = metrics
         self._learner = learner
         self._state = state
-        self._online = OnlineLearning(learner, state.search, settings.steps_per_round)
+        self._online = OnlineLearning(learner, settings, state.search, state.pacing)
         self._items = items
         self._revision = catalogue_revision
         self._published = published
-        self._label = label
+        self._labelled = labelled
         self._changed: set[str] = set()
         self._moved_visits: set[str] = set()
         self._oldest_live_us: int | None = None
@@ -129,35 +131,70 @@ class TrainingSession:
         Raises:
             ArtifactError: when no recorded generation can be loaded.
         """
-        label = resources.registry.labels().get(STABLE)
-        if label is None:
+        labels = resources.registry.labels()
+        if STABLE not in labels:
             return None
+        if CANARY in labels and (canary := cls._resume_canary(resources, settings, metrics, labels)):
+            return canary
+        label = labels[STABLE]
         earlier = [record.number for record in resources.registry.list(label, _CANDIDATES)]
         problem: ArtifactError | None = None
         for number in (label, *earlier):
             try:
                 generation = LoadedGeneration.load(resources.store, number)
-                learner, state = _load_training(resources, generation)
+                learner, state = _load_training(resources, settings, generation)
             except ArtifactError as error:
                 _log.error("generation_damaged", generation=number, reason=str(error))
                 problem = problem or error
                 continue
-            session = cls(
-                resources,
-                settings,
-                metrics,
-                learner,
-                state,
-                items=set(generation.table.item_ids()),
-                catalogue_revision=generation.manifest.catalogue_revision,
-                published=Published.of(generation),
-                label=label,
-            )
-            _log.info("resumed", generation=number, offset=session.offset)
-            session._report()
-            return session
+            if state.watch.is_canary:  # it was promoted by hand, or the process ended in the middle of promoting it
+                state.watch.begin(0)
+            return cls._of(resources, settings, metrics, generation, (learner, state), label)
         assert problem is not None
         raise problem
+
+    @classmethod
+    def _resume_canary(
+        cls, resources: Resources, settings: UpdaterSettings, metrics: UpdaterMetrics, labels: Mapping[str, int]
+    ) -> TrainingSession | None:
+        """The session of a canary that is beside what `stable` names; None: it is not, or the label is not ours."""
+        try:
+            generation = LoadedGeneration.load(resources.store, labels[CANARY])
+            learner, state = _load_training(resources, settings, generation)
+        except ArtifactError as error:
+            _log.error("canary_damaged", generation=labels[CANARY], reason=str(error))
+            return None
+        if not state.watch.is_canary:
+            return None  # an operator's
+        if state.watch.reference == labels[STABLE]:
+            return cls._of(resources, settings, metrics, generation, (learner, state), labels[CANARY])
+        _log.warning("canary_ended", generation=labels[CANARY], reason=f"`stable` names {labels[STABLE]} now")
+        resources.registry.drop_label(CANARY, expected=labels[CANARY])
+        return None
+
+    @classmethod
+    def _of(
+        cls,
+        resources: Resources,
+        settings: UpdaterSettings,
+        metrics: UpdaterMetrics,
+        generation: LoadedGeneration,
+        training: tuple[Learner, SessionState],
+        labelled: int,
+    ) -> TrainingSession:
+        session = cls(
+            resources,
+            settings,
+            metrics,
+            *training,
+            items=set(generation.table.item_ids()),
+            catalogue_revision=generation.manifest.catalogue_revision,
+            published=Published.of(generation),
+            labelled=labelled,
+        )
+        _log.info("resumed", generation=generation.number, offset=session.offset, label=session._label)
+        session._report()
+        return session
 
     @classmethod
     def bootstrap(
@@ -186,15 +223,19 @@ class TrainingSession:
         # Before the log is read: whoever is erased from now on can tell by the number that this one may know them.
         number = resources.registry.allocate()
         erasure = _last_erasure(resources)
-        label = resources.registry.labels().get(STABLE, 0)
+        labels = resources.registry.labels()
         first = bootstrap(resources, settings, on_progress, check or leadership.check)
         state = SessionState(
             ReplayBuffer(settings.replay_capacity, settings.seed),
             Prequential(settings.prequential_window),
             BlendSearch(first.learner.blend, with_repeats=not first.learner.config.exclude_seen),
             Gate(),
+            Pacing(settings.steps_per_round),
+            Watch(settings.canary_tolerance),
             erasure,
         )
+        if settings.canary and STABLE in labels:
+            state.watch.begin(labels[STABLE], is_canary=True)
         state.replay.add(first.learned)
         session = cls(
             resources,
@@ -205,7 +246,7 @@ class TrainingSession:
             items=set(first.items),
             catalogue_revision=first.catalogue_revision,
             published=None,
-            label=label,
+            labelled=labels.get(CANARY if state.watch.is_canary else STABLE, 0),
         )
         for rule, count in first.rejected.items():
             metrics.rejected.labels(rule).inc(count)
@@ -249,8 +290,10 @@ class TrainingSession:
 
         Raises:
             CandidateRefusedError, LeaseLostError, ConflictError, ArtifactError, DatabaseUnavailableError: nothing was
-                published; the session must be dropped.
+                published, and what had become worse was taken back; the session must be dropped.
         """
+        self._heed_watch(lease)
+        self._choose_reference()
         verdict = self._gatekeeper.verdict()
         with self._metrics.publish_s.time():
             draft = Draft(
@@ -261,15 +304,17 @@ class TrainingSession:
                 moved_visits=self._moved_visits,
                 watermark=self.offset,
                 catalogue_revision=self._revision,
-                metrics=_finite({**self._extra_metrics, **self._state.prequential.metrics(), **verdict.metrics()}),
+                metrics=_finite({**self._extra_metrics, **self._live_metrics(), **verdict.metrics()}),
                 training_state=self._state.files(),
                 number=self._number,
             )
             if not verdict.passes:
                 self._refuse(draft, verdict)
-            self._published = self._publisher.publish(draft, self._published, expected=self._label, lease=lease)
+            self._published = self._publisher.publish(
+                draft, self._published, label=self._label, expected=self._labelled, lease=lease
+            )
         self._gatekeeper.accepted()
-        self._label, self._number = self._published.manifest.number, None
+        self._labelled, self._number = self._published.manifest.number, None
         self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
         if self._oldest_live_us is not None:
             self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
@@ -285,6 +330,57 @@ class TrainingSession:
         self._metrics.refused.inc()
         _log.error("candidate_refused", generation=number, events=len(self._learned), reason=verdict.reason)
         raise CandidateRefusedError(verdict.reason)
+
+    @property
+    def _label(self) -> str:
+        return CANARY if self._state.watch.is_canary else STABLE
+
+    def _choose_reference(self) -> None:
+        """When it is time for another one, what serves now is what is compared with from now on."""
+        watch, wanted = self._state.watch, self._settings.watch_targets
+        is_other_training = self._published is None  # its canary, if it has one, is compared; else nothing is
+        if wanted and not is_other_training and not watch.is_canary:
+            if not watch.reference or watch.test.n >= wanted:
+                watch.begin(self._labelled)
+
+    def _heed_watch(self, lease: Lease) -> None:
+        """Take back what has become worse; let a canary serve all that surely has not."""
+        watch, registry = self._state.watch, self._resources.registry
+        if watch.test.has_fallen:
+            self._take_back(lease)
+        if watch.is_canary and watch.test.has_held:
+            registry.set_label(STABLE, self._labelled, expected=watch.reference, lease=lease)
+            self._resources.store.mirror_label(STABLE, self._labelled)
+            registry.drop_label(CANARY, expected=self._labelled, lease=lease)
+            _log.info("canary_promoted", generation=self._labelled, **watch.metrics(watch.test.n))
+            self._metrics.promoted.inc()
+            watch.begin(0)
+
+    def _take_back(self, lease: Lease) -> NoReturn:
+        watch, registry = self._state.watch, self._resources.registry
+        reason = f"NDCG@10 of {watch.test.n} live targets fell by {watch.test.fall:.1%} beside {watch.reference}"
+        if watch.is_canary:
+            registry.drop_label(CANARY, expected=self._labelled, lease=lease)
+        else:
+            registry.set_label(STABLE, watch.reference, expected=self._labelled, lease=lease)
+            self._resources.store.mirror_label(STABLE, watch.reference)
+            record = registry.get(watch.reference)
+            assert record is not None  # a label names it
+            self._reject_after(record.watermark, reason)
+        self._metrics.taken_back.inc()
+        _log.error("generations_taken_back", label=self._label, generation=self._labelled, reason=reason)
+        raise CandidateRefusedError(reason)
+
+    def _reject_after(self, position: int, reason: str) -> None:
+        """Put what was learned after a position on record as refused."""
+        while position < self.offset and (events := self._resources.log.read_after(position, _PAGE)):
+            learned = [each.position for each in events if each.position <= self.offset]
+            self._resources.log.reject([Rejection(each, WATCH, reason) for each in learned])
+            position = events[-1].position
+
+    def _live_metrics(self) -> dict[str, float]:
+        state = self._state
+        return {**state.prequential.metrics(), **state.watch.metrics(self._settings.watch_targets)}
 
     def _warm_up_cleaner(self) -> None:
         """Let the cleaner remember what came before the offset, so that rules reach over a restart."""
@@ -321,9 +417,9 @@ class TrainingSession:
         return [each for each in events if each.position > erased.get(subject_hash(each.event.subject), 0)]
 
     def _not_refused(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
-        """The events less those of candidates that the gate refused."""
+        """The events less those of candidates that the gate refused, and of what was taken back."""
         against = self._resources.log.rejections([each.position for each in events])
-        refused = {each.position for each in against if each.rule == GATE}
+        refused = {each.position for each in against if each.rule in (GATE, WATCH)}
         return [each for each in events if each.position not in refused]
 
     def _clean(self, events: Sequence[LoggedEvent], event_types: dict[str, EventType]) -> list[LoggedEvent]:
@@ -339,16 +435,19 @@ class TrainingSession:
         log, settings, learner = self._resources.log, self._settings, self._learner
         length = settings.history_length
         fresh = new_examples(log, kept, event_types, length)
+        if kept:
+            self._state.pacing.arrived(len(kept), kept[-1].received_time_us)
         foreseen = self._online.foresee(list(fresh.values()))
         self._state.prequential.add(foreseen)
+        self._state.watch.observe(learner, list(fresh.values()), self._load_reference)
         self._gatekeeper.take_in([example for subject, example in fresh.items() if is_held_out(subject)])
         both = itertools.chain(fresh.items(), new_examples(log, late, event_types, length).items())
         new = [example for subject, example in both if not is_held_out(subject)]
         if not new:
             return
         n_new = sum(example.n_new for example in new)
-        wanted = min(settings.replay_limit, math.ceil(settings.replay_ratio * n_new))
-        replayed = replay_examples(log, self._state.replay.sample(wanted, self.offset), length)
+        wanted = self._state.replay.sample(self._online.n_replayed(n_new), self.offset)
+        replayed = replay_examples(log, wanted, length)
         result = self._online.learn(new, replayed, foreseen)
         # Rows count from 1: row 0 is "no item".
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)
@@ -363,11 +462,15 @@ class TrainingSession:
         self._metrics.learned.inc(len(learned))
         self._has_changes = True
 
+    def _load_reference(self, number: int) -> Learner:
+        return _load_training(self._resources, self._settings, LoadedGeneration.load(self._resources.store, number))[0]
+
     def _retire(self) -> None:
         settings, resources = self._settings, self._resources
         keep, grace_s = settings.keep_generations, settings.garbage_grace_s
         try:
-            gone = retire(resources.store, resources.registry, keep, grace_s, now_us())
+            needed = {self._state.watch.reference}
+            gone = retire(resources.store, resources.registry, keep, grace_s, now_us(), needed)
         except ArtifactError as error:
             # What was published stands; what should have gone goes another time.
             _log.warning("retention_failed", reason=str(error))
@@ -379,13 +482,15 @@ class TrainingSession:
         metrics.offset.set(self.offset)
         metrics.lag.set(max(0, self._resources.log.head() - self.offset))
         metrics.items.set(len(self._items))
-        metrics.show_prequential(self._state.prequential.metrics())
+        metrics.show_prequential(self._live_metrics())
         if self._published is not None:
             metrics.generation.set(self._published.manifest.number)
             metrics.watermark.set(self._published.manifest.watermark)
 
 
-def _load_training(resources: Resources, generation: LoadedGeneration) -> tuple[Learner, SessionState]:
+def _load_training(
+    resources: Resources, settings: UpdaterSettings, generation: LoadedGeneration
+) -> tuple[Learner, SessionState]:
     manifest = generation.manifest
     if manifest.text_encoder != resources.text.id:
         reason = f"was trained with text encoder {manifest.text_encoder}, not {resources.text.id}"
@@ -401,7 +506,7 @@ def _load_training(resources: Resources, generation: LoadedGeneration) -> tuple[
     if learner.watermark != manifest.watermark:
         reason = f"has watermark {learner.watermark}; the manifest says {manifest.watermark}"
         raise ArtifactError("resume", f"generation {manifest.number}", reason)
-    return learner, SessionState.load(contents)
+    return learner, SessionState.load(contents, settings.steps_per_round)
 
 
 def _content(store: ArtifactStore, generation: LoadedGeneration, name: str) -> bytes:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.gate import Gate
+from headwater_updater.pacing import Pacing
 from headwater_updater.prequential import Prequential
 from headwater_updater.replay import ReplayBuffer
+from headwater_updater.watch import Watch
 
 REPLAY = "replay.safetensors"
 SESSION = "session.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class SessionState:
     prequential: Prequential
     search: BlendSearch
     gate: Gate
+    pacing: Pacing
+    watch: Watch
     erasure: int = 0
     """The number of the last erasure that was followed."""
 
@@ -35,13 +39,15 @@ class SessionState:
             "prequential": self.prequential.state(),
             "blend_search": self.search.state(),
             "gate": self.gate.state(),
+            "pacing": self.pacing.state(),
+            "watch": self.watch.state(),
             "erasure": self.erasure,
         }
         return {REPLAY: self.replay.state(), SESSION: json.dumps(session, separators=(",", ":")).encode()}
 
     @classmethod
-    def load(cls, files: Mapping[str, bytes]) -> SessionState:
-        """The state that `files` gave.
+    def load(cls, files: Mapping[str, bytes], steps_per_round: int) -> SessionState:
+        """The state that `files` gave; the setting is of now.
 
         Raises:
             ArtifactError: when a file is missing, damaged or of another schema.
@@ -56,6 +62,8 @@ class SessionState:
             prequential, erasure = Prequential.load_state(session["prequential"]), int(session["erasure"])
             search = BlendSearch.load_state(session["blend_search"])
             gate = Gate.load_state(session["gate"])
+            pacing = Pacing.load_state(session["pacing"], steps_per_round)
+            watch = Watch.load_state(session["watch"])
         except (ValueError, KeyError, TypeError, InvalidFieldError) as error:
             raise ArtifactError("read", SESSION, f"is no session state: {error}") from error
-        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, search, gate, erasure)
+        return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, search, gate, pacing, watch, erasure)

@@ -46,6 +46,12 @@ class UpdaterSettings(CoreSettings):
     candidate is refused: 0.05 is a twentieth further down."""
     gate_old_tolerance: float = Field(default=0.1, ge=0)
     """The same of held-out targets from before the last full training, compared with what that gave."""
+    watch_targets: int = Field(default=20_000, ge=0)
+    """After so many live targets what is published is compared with a newer generation; 0: nothing is watched."""
+    canary: bool = False
+    """Whether a full training serves a fraction of users until it has proved no worse than what serves the others."""
+    canary_tolerance: float = Field(default=0.05, ge=0, lt=1)
+    """What share of NDCG@10 a canary may surely not lose, to serve all."""
     prequential_window: int = Field(default=1000, ge=1)
     """Over how many of the latest targets the score-then-learn metrics are."""
 

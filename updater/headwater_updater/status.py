@@ -13,7 +13,7 @@ from headwater_core.database import Database
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.registry import GenerationRegistry
 from headwater_updater.lease import LEASE_NAME
-from headwater_updater.publisher import STABLE
+from headwater_updater.publisher import CANARY, STABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Status:
     """Positions between the two."""
     generation: int | None
     """What `stable` names; None: nothing was published yet."""
+    canary: int | None
+    """What `canary` names: a generation that answers a share of users; None: there is none."""
     publish_time_us: int | None
     item_count: int | None
     items_waiting: int
@@ -52,7 +54,8 @@ def read_status(database: Database, tenant: str, now_us: int) -> Status:
         DatabaseUnavailableError: when the database cannot be reached.
     """
     log, registry = FeedbackLog(database, tenant), GenerationRegistry(database, tenant)
-    number = registry.labels().get(STABLE)
+    labels = registry.labels()
+    number = labels.get(STABLE)
     record = None if number is None else registry.get(number)
     offset, head = 0 if record is None else record.watermark, log.head()
     return Status(
@@ -60,6 +63,7 @@ def read_status(database: Database, tenant: str, now_us: int) -> Status:
         head=head,
         lag=max(0, head - offset),
         generation=None if record is None else record.number,
+        canary=labels.get(CANARY),
         publish_time_us=None if record is None else record.publish_time_us,
         item_count=None if record is None else record.item_count,
         items_waiting=Catalogue(database, tenant).changed_after(0 if record is None else record.catalogue_revision),

@@ -44,6 +44,7 @@ def test_status_of_an_empty_installation(database_url: str) -> None:
         "head": 0,
         "lag": 0,
         "generation": None,
+        "canary": None,
         "publish_time_us": None,
         "item_count": None,
         "items_waiting": 0,

@@ -19,7 +19,7 @@ from headwater_core.registry import GenerationRegistry
 from headwater_core.towers import ItemTower, JointHeads, TowerConfig, UserTower
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership
-from headwater_updater.publisher import Draft, Published, Publisher
+from headwater_updater.publisher import STABLE, Draft, Published, Publisher
 
 CONFIG = TowerConfig(4, n_layers=1, text_dimension=4, event_types=("click",), value_mean=(0.0,), value_std=(1.0,))
 N_ITEMS = 40
@@ -81,7 +81,7 @@ class World:
         )
         expected = 0 if self.published is None else self.published.manifest.number
         lease = self.leadership.lease
-        self.published = self.publisher.publish(draft, self.published, expected=expected, lease=lease)
+        self.published = self.publisher.publish(draft, self.published, label=STABLE, expected=expected, lease=lease)
         return self.published.manifest
 
     def resume(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -89,11 +88,11 @@ class OnlineArm(LiveArm):
             before: histories that can be replayed.
             settings: how much is replayed, and how many steps a round takes.
             delay_rounds: so many rounds later is each of them learned.
-            other_items: by position, what is learned in place of an event's item, once that is known.
+            other_items: by position, what is learned in place of an event's item; nothing while that is not known.
             is_counting_only: whether counts alone go on (co-visits, trends, popularity) and no weight moves.
         """
         super().__init__(name, learner, features)
-        self.online = OnlineLearning(learner, n_steps=settings.steps_per_round)
+        self.online = OnlineLearning(learner, settings)
         self._settings = settings
         self._delay_rounds, self._other_items = delay_rounds, other_items
         self._is_counting_only = is_counting_only
@@ -129,9 +128,9 @@ class OnlineArm(LiveArm):
             if not is_held_out_user(user_id)
         ]
         new = [self._spoilt(Example(e.events[-(length + e.n_new) :], e.n_new)) for _, e in learned]
-        wanted = min(self._settings.replay_limit, math.ceil(self._settings.replay_ratio * sum(e.n_new for e in new)))
+        self.online.pacing.arrived(len(each.examples), each.end_us)
         replayed = []
-        for position in self._replay.sample(wanted):
+        for position in self._replay.sample(self.online.n_replayed(sum(e.n_new for e in new))):
             user_id, at = self._place[position]
             replayed.append(example_of(self._histories[user_id], at, length))
         if self._is_counting_only:
@@ -151,9 +150,7 @@ class OnlineArm(LiveArm):
             return example
         split = len(example.events) - example.n_new
         other = [
-            event._replace(item_id=item_id)
-            if (item_id := self._other_items.get(event.position, "")) and self.learner.row(item_id)
-            else event
+            event._replace(item_id=self._other_items.get(event.position, event.item_id))
             for event in example.events[split:]
         ]
         return Example([*example.events[:split], *other], example.n_new)

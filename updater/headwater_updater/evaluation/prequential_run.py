@@ -334,10 +334,11 @@ def _gain(result: ArmResult) -> float:
 
 
 def _permuted(events: Sequence[UserEvent], seed: int) -> dict[int, str]:
-    """By position, the item of another event of the stream."""
-    items = [each.event.item_id for each in events]
+    """By position, another item in place of the event's: always the same one, so that not even popularity is left."""
+    items = sorted({each.event.item_id for each in events} - {""})
     order = np.random.default_rng(seed).permutation(len(items)).tolist()
-    return {each.event.position: items[at] for each, at in zip(events, order, strict=True)}
+    other = dict(zip(items, (items[at] for at in order), strict=True))
+    return {each.event.position: other[each.event.item_id] for each in events if each.event.item_id}
 
 
 def _old_slice(plan: Plan, learner: Learner, held: Sequence[UserEvent]) -> list[Request]:
