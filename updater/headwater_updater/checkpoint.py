@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from headwater_updater.learner_config import LearnerConfig
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _METADATA = "learner"
 
 
@@ -64,8 +64,7 @@ def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None,
     """
     try:
         content = _content(source)
-        settings = content["config"]
-        settings["tower"] = TowerConfig.from_dict(settings["tower"])
+        settings = {**content["config"], "tower": TowerConfig.from_dict(content["config"]["tower"])}
         learner = kind.create(LearnerConfig(**settings), 0, text_features)
         tensors = safetensors.torch.load(source)
         _fill(learner, content, tensors, np.arange(len(tensors["counts"])))
@@ -90,6 +89,7 @@ def _file(learner: Learner, tensors: dict[str, Tensor], **more: int) -> bytes:
         "watermark": learner.watermark,
         "blend": learner.blend.to_dict(),
         "beside_trend": learner.beside_trend,
+        "value_counts": learner.value_counts.tolist(),
         **more,
     }
     return safetensors.torch.save(tensors, {_METADATA: json.dumps(content, sort_keys=True)})
@@ -165,7 +165,11 @@ def _fill(learner: Learner, content: dict[str, Any], tensors: dict[str, Tensor],
     learner.rng.bit_generator.state = content["rng"]
     learner.watermark = int(content["watermark"])
     learner.blend = Blend.from_dict(content["blend"])
-    learner.beside_trend = bool(content.get("beside_trend", False))  # of a release that had none
+    learner.beside_trend = bool(content["beside_trend"])
+    learner.value_counts = np.array(content["value_counts"], np.int64)
+    tower = TowerConfig.from_dict(content["config"]["tower"])
+    learner.config = replace(learner.config, tower=tower)
+    learner.user_tower.config = tower
     learner.drop_table()
 
 

@@ -21,6 +21,7 @@ from headwater_updater.head_fitting import fit_heads
 from headwater_updater.learner_config import Budget, LearnerConfig, falling
 from headwater_updater.ranking import Request, hr_at, ndcg_at
 from headwater_updater.trend_prior import PriorOf, TrendPrior, choose_prior
+from headwater_updater.value_statistics import count_values
 
 if TYPE_CHECKING:
     from headwater_updater.learner import Learner
@@ -108,6 +109,7 @@ def fit(
     for sequence in training:
         learner.count(sequence, 0)
     learner.follow_trend([(sequence, 0) for sequence in training])
+    learner.value_counts = count_values(learner.config.tower, histories)
     prior_of = _prior(learner, training) if with_trend else None
     learner.successors.fit(((s, learner.target_weights(s, 0)) for s in training), learner.counts)
     _start_ids(learner, training)

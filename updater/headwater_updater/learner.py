@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from headwater_updater.prequential import ScoredTarget
 from headwater_updater.ranking import Request
 from headwater_updater.successors import SuccessorTable
 from headwater_updater.trend_prior import PriorOf, prior
+from headwater_updater.value_statistics import follow_values
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-9
@@ -75,6 +77,8 @@ class Learner:
         """(n + 1,), how many events each item was the target of."""
         self.successors = SuccessorTable(keeps_repeats=not config.exclude_seen)
         self.trends = TrendTable()
+        self.value_counts = np.zeros(len(tower.event_types), np.int64)
+        """(n types,), how many values of each event type its mean and deviation rest on."""
         self.blend = Blend()
         """How co-visits and trends join the towers' scores; full training chooses it, the stream corrects it."""
         self.beside_trend = False
@@ -215,7 +219,9 @@ class Learner:
             n_steps: how many times to go through the round.
             rate: what the configured rates are multiplied with.
         """
-        return self.learn_latest([self._split(e) for e in new], [self._split(e) for e in replay], n_steps, rate)
+        result = self.learn_latest([self._split(e) for e in new], [self._split(e) for e in replay], n_steps, rate)
+        self._follow_values(new)
+        return result
 
     def learn_latest(
         self,
@@ -259,7 +265,16 @@ class Learner:
 
     def count_latest(self, new: Sequence[Example]) -> np.ndarray:
         """Count new events without moving a weight; the items whose successors were counted, (s,) sorted."""
-        return self._count_latest([self._split(example) for example in new])
+        counted = self._count_latest([self._split(example) for example in new])
+        self._follow_values(new)
+        return counted
+
+    def _follow_values(self, new: Sequence[Example]) -> None:
+        """Let the next events' values be normalised by what was usual up to now."""
+        events = (event for each in new for event in each.events[len(each.events) - each.n_new :])
+        tower = follow_values(self.config.tower, self.value_counts, events)
+        self.config = replace(self.config, tower=tower)
+        self.user_tower.config = tower
 
     def _count_latest(self, new: Sequence[tuple[TokenSequence, int]]) -> np.ndarray:
         sources = [np.empty(0, np.int64)]

@@ -23,6 +23,7 @@ class UpdaterMetrics:
         self.lag = self._gauge("lag_events", "Positions between the log's head and the offset")
         self.generation = self._gauge("generation", "The last generation published or resumed from")
         self.items = self._gauge("items", "Items that can be retrieved from that generation")
+        self.items_waiting = self._gauge("items_waiting", "Items new or changed in the catalogue and not learned yet")
         self.learned = self._counter("events_learned", "Events learned from")
         self.rejected = self._counter("events_rejected", "Events that cleaning refused", ("rule",))
         self.refused = self._counter("candidates_refused", "Candidates that the gate kept from being published")

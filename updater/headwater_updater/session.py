@@ -339,9 +339,9 @@ class TrainingSession:
         """When it is time for another one, what serves now is what is compared with from now on."""
         watch, wanted = self._state.watch, self._settings.watch_targets
         is_other_training = self._published is None  # its canary, if it has one, is compared; else nothing is
-        if wanted and not is_other_training and not watch.is_canary:
-            if not watch.reference or watch.test.n >= wanted:
-                watch.begin(self._labelled)
+        is_time = not watch.reference or watch.test.n >= wanted
+        if wanted and is_time and not is_other_training and not watch.is_canary:
+            watch.begin(self._labelled)
 
     def _heed_watch(self, lease: Lease) -> None:
         """Take back what has become worse; let a canary serve all that surely has not."""
@@ -395,6 +395,8 @@ class TrainingSession:
         self._items.update(step.present)
         self._items.difference_update(step.deleted)
         self._changed.update(step.moved)
+        if step.seen:
+            self._metrics.items_waiting.set(self._resources.catalogue.changed_after(self._revision))
         self._has_changes |= bool(step.moved or step.deleted or returned)
         if step.n_vectors_unread and not self._told_of_unread_vectors:
             self._told_of_unread_vectors = True
