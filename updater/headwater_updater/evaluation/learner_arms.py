@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -76,6 +75,7 @@ class OnlineArm(LiveArm):
         settings: UpdaterSettings,
         *,
         delay_rounds: int = 0,
+        order: np.random.Generator | None = None,
         other_items: Mapping[int, str] | None = None,
         is_counting_only: bool = False,
     ) -> None:
@@ -87,7 +87,8 @@ class OnlineArm(LiveArm):
             features: of items.
             before: histories that can be replayed.
             settings: how much is replayed, and how many steps a round takes.
-            delay_rounds: so many rounds later is each of them learned.
+            delay_rounds: so many rounds wait to be learned.
+            order: draws which of those that wait is learned next; None: the one that waits longest.
             other_items: by position, what is learned in place of an event's item; nothing while that is not known.
             is_counting_only: whether counts alone go on (co-visits, trends, popularity) and no weight moves.
         """
@@ -96,7 +97,8 @@ class OnlineArm(LiveArm):
         self._settings = settings
         self._delay_rounds, self._other_items = delay_rounds, other_items
         self._is_counting_only = is_counting_only
-        self._waiting: deque[tuple[Round, list[ScoredTarget]]] = deque()
+        self._order = order
+        self._waiting: list[tuple[Round, list[ScoredTarget]]] = []
         self._foreseen: list[ScoredTarget] = []
         self._histories = {user_id: list(events) for user_id, events in before.items()}
         self._place = {
@@ -118,7 +120,8 @@ class OnlineArm(LiveArm):
         super().learn(each)
         self._waiting.append((each, self._foreseen))
         if len(self._waiting) > self._delay_rounds:
-            self._learn(*self._waiting.popleft())
+            at = 0 if self._order is None else int(self._order.integers(len(self._waiting)))
+            self._learn(*self._waiting.pop(at))
 
     def _learn(self, each: Round, foreseen: Sequence[ScoredTarget]) -> None:
         length = self.learner.config.tower.history_length

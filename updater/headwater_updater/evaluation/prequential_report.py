@@ -46,6 +46,10 @@ def report(outcome: Outcome, seed: int) -> dict[str, Any]:
                 **_figures(controls["delayed"], outcome, seed),
                 "online_minus_it": _difference(online, controls["delayed"], outcome, seed),
             },
+            "shuffled_in_time": {
+                **_figures(controls["shuffled"], outcome, seed),
+                "online_minus_it": _difference(online, controls["shuffled"], outcome, seed),
+            },
             "future_leak": {
                 "caught": outcome.facts["leak_caught"],
                 "hr_at_10": float(hits(leaked.ranks).mean()),

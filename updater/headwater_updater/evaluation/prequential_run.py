@@ -168,6 +168,9 @@ def run(plan: Plan, on_share: Callable[[str, float], None]) -> Outcome:
     controls = {
         "permuted": _run_arm(online("items permuted in what is learned", other_items=others), parts, on_share),
         "delayed": _run_arm(online("learned late", delay_rounds=delay), parts, on_share),
+        "shuffled": _run_arm(
+            online("learned in any order", delay_rounds=delay, order=np.random.default_rng(plan.seed)), parts, on_share
+        ),
     }
     leaking = Rounds(before, timeline.stream[: max(1, len(timeline.stream) // 5)], size, asked)
     controls["leaking"] = _run_arm(online("learns what it is asked", LeakingArm), leaking, on_share, is_guarded=False)

@@ -76,6 +76,7 @@ def test_the_controls_fail_as_they_must(outcome: Outcome) -> None:
     controls = found["controls"]
     assert controls["items_permuted"]["minus_frozen"]["hr_at_10"]["mean"] < 0.2 * gain
     assert controls["learned_late"]["online_minus_it"]["hr_at_10"]["mean"] > 0
+    assert controls["shuffled_in_time"]["targets"] == controls["learned_late"]["targets"]
     assert controls["future_leak"]["caught"]
     assert controls["future_leak"]["hr_at_10"] >= controls["future_leak"]["hr_at_10_without"]
 
