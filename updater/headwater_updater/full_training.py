@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import TokenSequence
+from headwater_updater import incremental
 from headwater_updater.blending import choose_blend, choose_trend
 from headwater_updater.co_visitation import co_visitation_vectors
 from headwater_updater.examples import Window, batches, block_starts, windows
@@ -166,7 +167,8 @@ def fit(
     if learn_held_out:
         for start in range(0, len(held), _HELD_OUT_BATCH):
             part = list(held.values())[start : start + _HELD_OUT_BATCH]
-            learner.learn_latest([(each.sequence, each.start) for each in part], [], 1, prior_of=prior_of)
+            latest = [(each.sequence, each.start) for each in part]
+            incremental.learn_latest(learner, latest, [], 1, prior_of=prior_of)
     _explain_by_features(learner)
     return best
 

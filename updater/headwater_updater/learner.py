@@ -1,17 +1,13 @@
 """The model being trained: first on the whole log, then step by step on every new event.
 
-A learner holds all that a checkpoint needs. Full training moves everything. An incremental step keeps the item
-tower's shared weights still, moves the user tower a little, and of the id embeddings only those of items that events
-were about, so that publishing means a new user tower and a handful of item vectors.
+A learner holds all that a checkpoint needs, and does what full training (`full_training`), incremental steps
+(`incremental`) and the ranking of targets (`foresight`, `blending`) have in common.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,34 +18,21 @@ from headwater_core.events import HistoryEvent
 from headwater_core.histories import FIRST_GAP, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.towers import ItemTower, JointHeads, UserTower, score
 from headwater_core.trends import TrendTable
-from headwater_updater import checkpoint, full_training
+from headwater_updater import checkpoint, foresight, full_training, incremental
 from headwater_updater.blending import Judged, judge
-from headwater_updater.examples import Example, Window, block_starts, to_batch, windows
+from headwater_updater.examples import Example, Window, to_batch
 from headwater_updater.full_training import FitResult, OnProgress
+from headwater_updater.incremental import StepResult
 from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.objective import joint_loss
 from headwater_updater.optimizer import LazyAdam
 from headwater_updater.prequential import ScoredTarget
 from headwater_updater.ranking import Request
 from headwater_updater.successors import SuccessorTable
-from headwater_updater.trend_prior import PriorOf, prior
-from headwater_updater.value_statistics import follow_values
+from headwater_updater.trend_prior import PriorOf
 
 _BETAS = (0.9, 0.98)
 _EPSILON = 1e-9
-_MAX_OTHER_SCORES = 100_000_000
-"""Scores under other blends that are looked at in one round, at most."""
-
-
-class StepResult(NamedTuple):
-    """What an incremental step did."""
-
-    loss: float
-    """Of the next item; NaN when there was nothing to learn."""
-    touched_rows: np.ndarray
-    """(m,) int64, sorted: the items whose vectors moved."""
-    touched_sources: np.ndarray
-    """(s,) int64, sorted: the items whose successors were counted."""
 
 
 class Learner:
@@ -128,6 +111,10 @@ class Learner:
     def knows(self, item_id: str) -> bool:
         """Whether the item was ever added, removed or not."""
         return item_id in self._rows or item_id in self._removed
+
+    def present_rows(self) -> np.ndarray:
+        """(n,) int64, ascending: the rows of the items that are there."""
+        return np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
 
     def remove_items(self, item_ids: Iterable[str]) -> None:
         """Take items out of histories, targets and candidates, as serving does; unknown ones are passed over.
@@ -211,87 +198,12 @@ class Learner:
     def step(
         self, new: Sequence[Example], replay: Sequence[Example] = (), n_steps: int = 1, rate: float = 1.0
     ) -> StepResult:
-        """Learn new events, mixed with replayed ones.
-
-        Args:
-            new: one example per subject; its last `n_new` events have not been learned yet.
-            replay: examples whose last `n_new` events have.
-            n_steps: how many times to go through the round.
-            rate: what the configured rates are multiplied with.
-        """
-        result = self.learn_latest([self._split(e) for e in new], [self._split(e) for e in replay], n_steps, rate)
-        self._follow_values(new)
-        return result
-
-    def learn_latest(
-        self,
-        new: Sequence[tuple[TokenSequence, int]],
-        replay: Sequence[tuple[TokenSequence, int]],
-        n_steps: int,
-        rate: float = 1.0,
-        prior_of: PriorOf | None = None,
-    ) -> StepResult:
-        """As `step`, on pairs of a history and the index of its first new event.
-
-        Where the towers were trained beside the trend, so are they now: beside `prior_of`, or today's.
-        """
-        if prior_of is None and self.beside_trend:
-            prior_of = self._trend_until_now()
-        touched_sources = self._count_latest(new)
-        fresh = [window for sequence, start in new for window in self._recent_windows(sequence, start)]
-        old = [window for sequence, start in replay for window in self._recent_windows(sequence, start)]
-        touched = _target_rows(fresh)
-        others = np.setdiff1d(_target_rows(old), touched)
-        if len(others) > self.config.touched_replay_rows:
-            others = self.rng.choice(others, self.config.touched_replay_rows, replace=False)
-        touched = np.union1d(touched, others)
-        mixed = fresh + _reweighted(old, fresh, self.config.replay_share)
-        if not mixed:
-            return StepResult(math.nan, touched, touched_sources)
-        n_batches = max(1, round(sum(len(window.tokens) for window in mixed) / self.config.batch_tokens))
-        losses = []
-        for _ in range(n_steps):
-            order = self.rng.permutation(len(mixed))
-            for part in np.array_split(order, n_batches):
-                group = [mixed[index] for index in part]
-                rates = rate * self.config.online_learning_rate, rate * self.config.online_id_learning_rate
-                losses.append(self.learn_batch(group, *rates, touched, prior_of))
-        return StepResult(float(np.mean(losses)), touched, touched_sources)
-
-    def _trend_until_now(self) -> PriorOf:
-        """The trend that serves now as the prior of all targets; what is counted later does not change it."""
-        trend = self.trend(self.blend)
-        return lambda times_us, rows: prior([trend], np.zeros(len(times_us), np.int64), rows)
+        """Learn new events, mixed with replayed ones; see `incremental.step`."""
+        return incremental.step(self, new, replay, n_steps, rate)
 
     def count_latest(self, new: Sequence[Example]) -> np.ndarray:
         """Count new events without moving a weight; the items whose successors were counted, (s,) sorted."""
-        counted = self._count_latest([self._split(example) for example in new])
-        self._follow_values(new)
-        return counted
-
-    def _follow_values(self, new: Sequence[Example]) -> None:
-        """Let the next events' values be normalised by what was usual up to now."""
-        events = (event for each in new for event in each.events[len(each.events) - each.n_new :])
-        tower = follow_values(self.config.tower, self.value_counts, events)
-        self.config = replace(self.config, tower=tower)
-        self.user_tower.config = tower
-
-    def _count_latest(self, new: Sequence[tuple[TokenSequence, int]]) -> np.ndarray:
-        sources = [np.empty(0, np.int64)]
-        self.follow_trend(new)
-        for sequence, start in new:
-            self.count(sequence, start)
-            sources.append(self.successors.add(sequence, self.target_weights(sequence, start), start))
-        found = np.unique(np.concatenate(sources))
-        self.moved[found] = True
-        return found
-
-    def _recent_windows(self, sequence: TokenSequence, start: int) -> list[Window]:
-        """Windows for the targets from `start` on, with as much before them as steps read."""
-        length = min(self.config.online_history_length, self.config.tower.history_length)
-        first = max(start - length, 0)
-        weights = self.target_weights(sequence, start)
-        return windows(sequence.window(first, len(sequence)), weights[first:], length)
+        return incremental.count(self, new)
 
     # What both share
 
@@ -353,62 +265,8 @@ class Learner:
         asked: Container[int] | None = None,
         among: np.ndarray | None = None,
     ) -> list[ScoredTarget]:
-        """Rank each target among the last `n_new` events of the examples, among all items there are now.
-
-        Each is predicted from the events before its timestamp block, as serving would have: nothing is learned here.
-
-        Args:
-            examples: one per subject.
-            blends: how the target would rank under others is told, too; None: under this learner's alone.
-            asked: positions of the events that matter; None: all.
-            among: the rows that are candidates, as far as they are not removed; None: all.
-        """
-        scored: list[ScoredTarget] = []
-        requests: list[Request] = []
-        waiting: list[int] = []
-        candidates = np.sort(np.fromiter(self._rows.values(), np.int64, len(self._rows)))
-        if among is not None:
-            candidates = np.intersect1d(candidates, among)
-        popular: np.ndarray | None = None
-        for example in examples:
-            sequence = self.tokens(example.events)
-            times_us = np.array([event.event_time_us for event in example.events], np.int64)
-            starts = block_starts(times_us)
-            kept = np.cumsum([0, *(self._is_token(event) for event in example.events)])
-            before: dict[int, TokenSequence] = {}  # the targets of one block share a history
-            for index in range(len(example.events) - example.n_new, len(example.events)):
-                event = example.events[index]
-                if not self.config.target_weights.get(event.event_type) or not event.item_id:
-                    continue
-                if asked is not None and event.position not in asked:
-                    continue
-                row, known = self.row(event.item_id), int(kept[starts[index]])
-                scored.append(ScoredTarget(event.position, 0, bool(self.counts[row] == 0), known == 0))
-                if row and known:
-                    waiting.append(len(scored) - 1)
-                    before.setdefault(known, sequence.window(0, known))
-                    requests.append(Request(before[known], row))
-                elif row:
-                    popular = self._popularity() if popular is None else popular
-                    rank = int((popular[candidates] >= popular[row]).sum())
-                    scored[-1] = scored[-1]._replace(rank=rank)
-        # Of many targets in a large catalogue some are enough to tell of other blends.
-        wanted = len(requests) * len(candidates) * len(blends or ())
-        stride = max(1, math.ceil(wanted / _MAX_OTHER_SCORES))
-        tried = set(range(0, len(requests), stride)) if blends is not None else set()
-        for chosen, under in ((sorted(tried), blends), (sorted(set(range(len(requests))) - tried), None)):
-            found = self.judge([requests[place] for place in chosen], candidates, under)
-            of_each = (found.ranks.T.tolist(), found.losses.tolist(), found.top.tolist())
-            for place, ranks, loss, top in zip(chosen, *of_each, strict=True):
-                index = waiting[place]
-                known_loss = None if math.isnan(loss) else loss
-                scored[index] = scored[index]._replace(
-                    rank=ranks[0],
-                    loss=known_loss,
-                    ranks_under=tuple(ranks) if under is not None else (),
-                    top=tuple(top),
-                )
-        return scored
+        """Rank each target among the last `n_new` events of the examples; see `foresight.score`."""
+        return foresight.score(self, examples, blends, asked, among)
 
     def ranks(self, requests: Sequence[Request], candidates: np.ndarray, prior_of: PriorOf | None = None) -> np.ndarray:
         """The rank of each request's target after its history, among the candidate rows (ascending); 0 = a miss."""
@@ -489,13 +347,9 @@ class Learner:
         """A history as the towers read it."""
         return tokens(events, self.config.tower, self.row)
 
-    def _is_token(self, event: HistoryEvent) -> bool:
+    def is_token(self, event: HistoryEvent) -> bool:
+        """Whether the towers read the event: its item is known, or it is a search."""
         return bool(event.query or self.row(event.item_id))
-
-    def _split(self, example: Example) -> tuple[TokenSequence, int]:
-        """The example's tokens and the index of the first new one."""
-        context = example.events[: len(example.events) - example.n_new]
-        return self.tokens(example.events), sum(self._is_token(event) for event in context)
 
     def target_weights(self, sequence: TokenSequence, start: int) -> np.ndarray:
         """(T,): how much each event counts as a target; 0 before `start` and for what is no target."""
@@ -524,16 +378,6 @@ class Learner:
         all_times_us = np.concatenate(times_us)
         order = np.argsort(all_times_us, kind="stable")
         return np.concatenate(rows)[order], all_times_us[order]
-
-    def _popularity(self) -> np.ndarray:
-        """(n + 1,), what a user of whom nothing is known is offered by."""
-        if not self.blend.trend_strength:
-            return self.counts
-        trend = self.trends.trend(int(self.blend.trend_half_life))
-        # What no trend names comes after all that one does.
-        popular: np.ndarray = self.counts / (1.0 + self.counts.sum()) * 1e-3
-        popular[trend.items] += trend.weights
-        return popular
 
     def _present_counts(self) -> np.ndarray:
         """(n + 1,), the counts of the items that can be candidates; 0 for those that were removed."""
@@ -574,18 +418,3 @@ class Learner:
         for name, tensor in checkpoint.weights(self).items():
             tensor.data.copy_(snapshot[name])
         self.drop_table()
-
-
-def _target_rows(cut: Sequence[Window]) -> np.ndarray:
-    """The items the windows' targets are on, sorted."""
-    return np.unique(np.concatenate([np.empty(0, np.int64), *(window.target_rows for window in cut)]))
-
-
-def _reweighted(old: Sequence[Window], fresh: Sequence[Window], share: float) -> list[Window]:
-    """The replayed windows, weighted so that together they make up `share` of the loss."""
-    old_weight = sum(float(window.target_weights.sum()) for window in old)
-    fresh_weight = sum(float(window.target_weights.sum()) for window in fresh)
-    if not old_weight or not fresh_weight:
-        return list(old)
-    factor = np.float32(share / (1 - share) * fresh_weight / old_weight)
-    return [window._replace(target_weights=window.target_weights * factor) for window in old]

@@ -7,7 +7,8 @@ from collections.abc import Container, Sequence
 
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.examples import Example
-from headwater_updater.learner import Learner, StepResult
+from headwater_updater.incremental import StepResult
+from headwater_updater.learner import Learner
 from headwater_updater.pacing import Pacing
 from headwater_updater.prequential import ScoredTarget
 from headwater_updater.settings import UpdaterSettings
