@@ -36,6 +36,7 @@ from headwater_updater.online import OnlineLearning
 from headwater_updater.pacing import Pacing
 from headwater_updater.prequential import Prequential
 from headwater_updater.publisher import CANARY, STABLE, Draft, Published, Publisher
+from headwater_updater.release import Release
 from headwater_updater.replay import ReplayBuffer
 from headwater_updater.resources import Resources
 from headwater_updater.retention import retire
@@ -87,7 +88,7 @@ class TrainingSession:
         self._items = items
         self._revision = catalogue_revision
         self._published = published
-        self._labelled = labelled
+        self._release = Release(resources, metrics, state.watch, labelled)
         self._changed: set[str] = set()
         self._moved_visits: set[str] = set()
         self._oldest_live_us: int | None = None
@@ -192,7 +193,7 @@ class TrainingSession:
             published=Published.of(generation),
             labelled=labelled,
         )
-        _log.info("resumed", generation=generation.number, offset=session.offset, label=session._label)
+        _log.info("resumed", generation=generation.number, offset=session.offset, label=session._release.label)
         session._report()
         return session
 
@@ -292,7 +293,7 @@ class TrainingSession:
             CandidateRefusedError, LeaseLostError, ConflictError, ArtifactError, DatabaseUnavailableError: nothing was
                 published, and what had become worse was taken back; the session must be dropped.
         """
-        self._heed_watch(lease)
+        self._release.heed(self.offset, lease)
         self._choose_reference()
         verdict = self._gatekeeper.verdict()
         with self._metrics.publish_s.time():
@@ -311,10 +312,10 @@ class TrainingSession:
             if not verdict.passes:
                 self._refuse(draft, verdict)
             self._published = self._publisher.publish(
-                draft, self._published, label=self._label, expected=self._labelled, lease=lease
+                draft, self._published, label=self._release.label, expected=self._release.number, lease=lease
             )
         self._gatekeeper.accepted()
-        self._labelled, self._number = self._published.manifest.number, None
+        self._release.number, self._number = self._published.manifest.number, None
         self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
         if self._oldest_live_us is not None:
             self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
@@ -331,52 +332,13 @@ class TrainingSession:
         _log.error("candidate_refused", generation=number, events=len(self._learned), reason=verdict.reason)
         raise CandidateRefusedError(verdict.reason)
 
-    @property
-    def _label(self) -> str:
-        return CANARY if self._state.watch.is_canary else STABLE
-
     def _choose_reference(self) -> None:
         """When it is time for another one, what serves now is what is compared with from now on."""
         watch, wanted = self._state.watch, self._settings.watch_targets
         is_other_training = self._published is None  # its canary, if it has one, is compared; else nothing is
         is_time = not watch.reference or watch.test.n >= wanted
         if wanted and is_time and not is_other_training and not watch.is_canary:
-            watch.begin(self._labelled)
-
-    def _heed_watch(self, lease: Lease) -> None:
-        """Take back what has become worse; let a canary serve all that surely has not."""
-        watch, registry = self._state.watch, self._resources.registry
-        if watch.test.has_fallen:
-            self._take_back(lease)
-        if watch.is_canary and watch.test.has_held:
-            registry.set_label(STABLE, self._labelled, expected=watch.reference, lease=lease)
-            self._resources.store.mirror_label(STABLE, self._labelled)
-            registry.drop_label(CANARY, expected=self._labelled, lease=lease)
-            _log.info("canary_promoted", generation=self._labelled, **watch.metrics(watch.test.n))
-            self._metrics.promoted.inc()
-            watch.begin(0)
-
-    def _take_back(self, lease: Lease) -> NoReturn:
-        watch, registry = self._state.watch, self._resources.registry
-        reason = f"NDCG@10 of {watch.test.n} live targets fell by {watch.test.fall:.1%} beside {watch.reference}"
-        if watch.is_canary:
-            registry.drop_label(CANARY, expected=self._labelled, lease=lease)
-        else:
-            registry.set_label(STABLE, watch.reference, expected=self._labelled, lease=lease)
-            self._resources.store.mirror_label(STABLE, watch.reference)
-            record = registry.get(watch.reference)
-            assert record is not None  # a label names it
-            self._reject_after(record.watermark, reason)
-        self._metrics.taken_back.inc()
-        _log.error("generations_taken_back", label=self._label, generation=self._labelled, reason=reason)
-        raise CandidateRefusedError(reason)
-
-    def _reject_after(self, position: int, reason: str) -> None:
-        """Put what was learned after a position on record as refused."""
-        while position < self.offset and (events := self._resources.log.read_after(position, _PAGE)):
-            learned = [each.position for each in events if each.position <= self.offset]
-            self._resources.log.reject([Rejection(each, WATCH, reason) for each in learned])
-            position = events[-1].position
+            watch.begin(self._release.number)
 
     def _live_metrics(self) -> dict[str, float]:
         state = self._state
