@@ -18,6 +18,8 @@ from headwater_core.errors import InvalidFieldError
 
 SUCCESSORS = 128
 """How many successors of one item are kept, at most."""
+REPEAT_EVENTS = 200
+"""So far back users return to what they had: further than the towers read. Servers keep as many events."""
 HISTORY_EVENTS = 50
 """How many of a user's latest events on items speak for their successors."""
 
@@ -136,7 +138,7 @@ def bonuses(latest: Sequence[Successors], visited: Indices, blend: Blend) -> Bon
 
     Args:
         latest: the successors of the history's last HISTORY_EVENTS events on items, the last event first.
-        visited: (v,) the items of all of the history's events on items, the last event first.
+        visited: (v,) the items of the history's last REPEAT_EVENTS events on items, the last event first.
         blend: how votes become bonuses.
     """
     found = NO_BONUSES

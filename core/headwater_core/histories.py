@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_ABS_VALUE = 4.0
 """Normalised values are clipped to ± this: one absurd quantity must not drown a history."""
+LARGEST_VALUE = 1e12
+"""No value counts as larger in the statistics: the square of one of 1e200 is no number any more."""
 
 FIRST_GAP = 0
 """The gap bucket of an event that nothing precedes, and of a query whose time is not known."""
@@ -210,7 +212,7 @@ def fit_vocabulary(
     for events in histories:
         for event in events:
             if event.value is not None and event.event_type in values:
-                values[event.event_type].append(event.value)
+                values[event.event_type].append(max(-LARGEST_VALUE, min(LARGEST_VALUE, event.value)))
     means = tuple(math.fsum(of_type) / max(len(of_type), 1) for of_type in values.values())
     variances = (
         math.fsum((value - mean) ** 2 for value in of_type) / max(len(of_type), 1)

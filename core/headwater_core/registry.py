@@ -158,6 +158,40 @@ class GenerationRegistry:
             self._point(connection, label, number)
             return previous
 
+    def take_back(self, label: str, number: int, *, expected: int, lease: Lease | None = None) -> None:
+        """Point a label back at a generation as if it had never named the ones after it: none of them is gone back to.
+
+        Raises:
+            ConflictError, LeaseLostError, NotFoundError: as `set_label` does; nothing has moved.
+        """
+        with self._database.write() as connection:
+            if lease is not None:
+                self._hold(connection, lease)
+            previous = self._lock_label(connection, label)
+            if previous != expected:
+                raise ConflictError(f"label {label} names generation {previous}, not {expected}")
+            history = (label_history.c.tenant == self._tenant) & (label_history.c.label == label)
+            connection.execute(delete(label_history).where(history, label_history.c.generation > number))
+            self._point(connection, label, number)
+
+    def earlier(self, label: str, limit: int) -> Sequence[int]:
+        """Where a label can go back to: recorded generations below its present one that it has named, newest first."""
+        recorded = select(generations.c.number).where(generations.c.tenant == self._tenant)
+        with self._database.read() as connection:
+            statement = (
+                select(label_history.c.generation)
+                .distinct()
+                .where(
+                    label_history.c.tenant == self._tenant,
+                    label_history.c.label == label,
+                    label_history.c.generation < self._labels(connection).get(label, 0),
+                    label_history.c.generation.in_(recorded),
+                )
+                .order_by(label_history.c.generation.desc())
+                .limit(limit)
+            )
+            return list(connection.execute(statement).scalars())
+
     def drop_label(self, label: str, *, expected: int, lease: Lease | None = None) -> None:
         """Let a label name nothing any more; nothing happens when there is none.
 

@@ -87,7 +87,8 @@ class Generations:
         self._loading: int | None = None
         self._cached: set[int] = set()
         """The generations whose files were kept when the store's local copies were last trimmed."""
-        self._previous_stable: int | None = None
+        self._previous: dict[str, int] = {}
+        """What each label named before: page tokens may pin it."""
         self.failures: dict[int, Failure] = {}
         self.changed = asyncio.Condition()
         """Notified after every swap of `stable` and at the end."""
@@ -170,8 +171,9 @@ class Generations:
                 await self._point(label, number)
             for label in self._labels.keys() - wanted.keys() if wanted else ():
                 del self._labels[label]
+                self._previous.pop(label, None)
                 self._metrics.generation.remove(label)
-            kept = {*self._labels.values(), self._previous_stable}
+            kept = {*self._labels.values(), *self._previous.values()}
             # Forgetting is enough: files are unmapped and weights freed with the last request that holds them.
             self._loaded = {number: loaded for number, loaded in self._loaded.items() if number in kept}
             if self._cached != self._loaded.keys():
@@ -243,11 +245,11 @@ class Generations:
         log.error("generation_not_loaded", generation=number, reason=reason, attempts=attempts, retry_in_s=pause_s)
 
     async def _point(self, label: str, number: int) -> None:
-        before = self._labels.get(label)
+        if label in self._labels:
+            self._previous[label] = self._labels[label]
         self._labels[label] = number
         self._metrics.generation.labels(label).set(number)
         if label == STABLE:
-            self._previous_stable = before
             self._metrics.swaps.inc()
             async with self.changed:
                 self.changed.notify_all()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from headwater_core.co_visits import Bonuses, trend_bonuses
+from headwater_core.co_visits import REPEAT_EVENTS, Bonuses, trend_bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
@@ -88,7 +88,7 @@ class ServingGeneration:
     def bonuses(self, history: Sequence[HistoryEvent]) -> Bonuses:
         """What a history, oldest event first, adds to the scores of items, by their rows."""
         known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
-        return self._co_visits.bonuses(list(itertools.islice(known, self.config.history_length)), self._blend)
+        return self._co_visits.bonuses(list(itertools.islice(known, REPEAT_EVENTS)), self._blend)
 
     def gains(self, items: ItemSpace, history: Sequence[HistoryEvent]) -> Bonuses:
         """All that is added to the towers' scores: by the history, also to what inherits, and by the trend."""

@@ -120,9 +120,10 @@ def test_a_flood_of_one_item_moves_few_answers(walkers: Walkers) -> None:
 
 def test_no_held_out_account_decides_alone(walkers: Walkers) -> None:
     """Of all that one of them does in a round a few targets enter the window that candidates are judged on."""
-    held = next(walker(number).id for number in range(N_WALKERS) if is_held_out(walker(number)))
+    number = next(number for number in range(N_WALKERS) if is_held_out(walker(number)))
     walkers.minute += 1
-    walkers.write([(held, f"item-{n % N_ITEMS}") for n in range(60)], spread_us=20_000_000)
+    ahead = [(int(walkers.at[number]) + n) % N_ITEMS for n in range(12)]  # on none of them yet
+    walkers.write([(walker(number).id, f"item-{item}") for item in ahead], spread_us=20_000_000)
     learned = next(walker(number).id for number in range(N_WALKERS) if not is_held_out(walker(number)))
     walkers.write([(learned, "item-1")])
     assert learn_and_publish(walkers.world)[0]

@@ -11,13 +11,18 @@ import pytest
 import torch
 
 from headwater_core.co_visits import Blend
-from headwater_core.errors import LeaseLostError
+from headwater_core.errors import ArtifactError, ConflictError, LeaseLostError
+from headwater_core.events import HistoryEvent
+from headwater_updater import release
 from headwater_updater.blend_search import BlendSearch
+from headwater_updater.examples import Example
 from headwater_updater.gate import WATCH, CandidateRefusedError
+from headwater_updater.learner import Learner
 from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.publisher import CANARY, STABLE
 from headwater_updater.session import TrainingSession
 from headwater_updater.status import read_status
+from headwater_updater.watch import Watch
 from tests.integration.updater_world import N_ITEMS, World, make_world
 from tests.integration.walkers import Walkers
 
@@ -92,6 +97,10 @@ def test_what_turns_out_worse_is_taken_back_by_itself(walkers: Walkers) -> None:
     assert round_of(walkers)[0] == "published"
     assert world.manifest.parent == reference
     assert world.manifest.watermark == walkers.written
+    # Nobody goes back to what was taken back, by hand or because files are damaged.
+    registry = world.resources.registry
+    assert registry.earlier(STABLE, 1) == [reference]
+    assert registry.rollback(STABLE)[0] == reference
 
 
 def test_honest_rounds_are_left_alone_and_say_how_much_would_be_told(walkers: Walkers) -> None:
@@ -160,10 +169,75 @@ def test_an_operator_has_the_last_word(walkers: Walkers) -> None:
     assert round_of(walkers)[0] == "published"
     assert CANARY not in labels(world)
     assert world.manifest.parent == canary
+    # Also one session that goes on notices: it ends, and the next one begins at what the operator chose.
+    world.bootstrap()
+    session = world.resume()
+    world.resources.registry.set_label(STABLE, canary)
+    walkers.walk(1)
+    session.learn()
+    with world.lead() as leadership, pytest.raises(ConflictError):
+        session.publish(leadership.lease)
+    assert round_of(walkers)[0] == "published"
+    assert CANARY not in labels(world)
     world.resources.registry.set_label(CANARY, world.stable)
     mine = labels(world)[CANARY]
     assert round_of(walkers)[0] == "published"
     assert labels(world)[CANARY] == mine
+
+
+def test_a_canary_outlives_a_store_that_is_away_and_ends_undecided(
+    walkers: Walkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be loaded is tried again. After so many targets without an answer the canary goes."""
+    world = set_up(walkers, canary=True, canary_tolerance=0.0)
+    before = world.stable
+    world.bootstrap()
+    session = world.resume()
+    load = session._load_reference
+
+    def away(number: int) -> Learner:
+        raise ArtifactError("read", str(number), "the store is away")
+
+    walkers.walk(1)
+    monkeypatch.setattr(session, "_load_reference", away)
+    session.learn()
+    assert session._state.watch.reference == before
+    assert session._state.watch.test.n == 0
+    monkeypatch.setattr(session, "_load_reference", load)
+    walkers.walk(1)
+    session.learn()
+    assert session._state.watch.test.n > 0
+    monkeypatch.setattr(release, "_MOST_TARGETS", 5)
+    with world.lead() as leadership, pytest.raises(CandidateRefusedError, match="nothing is sure"):
+        session.publish(leadership.lease)
+    assert labels(world) == {STABLE: before}
+
+
+def test_both_rank_the_same_items_whatever_happens_to_the_catalogue(walkers: Walkers) -> None:
+    """A learner beside its own copy neither falls nor rises when items go and come back."""
+    world = walkers.world
+    one, other = (world.resume()._learner for _ in range(2))
+    watch = Watch(0.05)
+    watch.begin(1)
+    events = [HistoryEvent(n, n, "click", f"item-{n % N_ITEMS}") for n in range(20)]
+    other.remove_items([f"item-{n}" for n in range(20, 30)])
+    for gone in ([], [30, 31, 32], [30]):
+        one.restore_items()
+        one.remove_items([f"item-{n}" for n in gone])
+        for end in range(2, 20):
+            watch.observe(one, [Example(events[:end], 1)], lambda _: other)
+    assert watch.test.n == 3 * 18
+    assert watch.test.fall == 0.0
+
+
+def test_targets_of_one_round_are_on_different_items_of_different_users(walkers: Walkers) -> None:
+    """Else what happens to one item would count as often as it is asked for."""
+    learner = walkers.world.resume()._learner
+    watch = Watch(0.05)
+    watch.begin(1)
+    events = [HistoryEvent(n, n, "click", f"item-{n}") for n in range(5)]
+    watch.observe(learner, [Example(events, 3)] * 40, lambda _: learner)
+    assert watch.test.n == 3
 
 
 def test_who_lost_the_lease_takes_nothing_back_and_promotes_nothing(walkers: Walkers) -> None:

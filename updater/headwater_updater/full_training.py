@@ -176,7 +176,7 @@ def fit(
 def _prior(learner: Learner, training: Sequence[TokenSequence]) -> PriorOf | None:
     """The trend of every moment, where towers are to be trained beside it."""
     rows, times_us = learner.targets_in_time((sequence, 0) for sequence in training)
-    blend = choose_prior(rows, len(learner.item_ids))
+    blend = choose_prior(rows, times_us, len(learner.item_ids))
     learner.beside_trend = blend is not None
     return None if blend is None else TrendPrior(rows, times_us, len(learner.item_ids), blend).at
 

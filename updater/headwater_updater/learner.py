@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater_core.co_visits import HISTORY_EVENTS, Blend, Bonuses, Successors, bonuses, trend_bonuses
+from headwater_core.co_visits import HISTORY_EVENTS, REPEAT_EVENTS, Blend, Bonuses, Successors, bonuses, trend_bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import FIRST_GAP, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.towers import ItemTower, JointHeads, UserTower, score
@@ -169,7 +169,7 @@ class Learner:
 
     def bonuses(self, sequence: TokenSequence, blend: Blend) -> Bonuses:
         """What a history's items add to scores, by row, as in serving."""
-        visited = sequence.item_rows[sequence.item_rows > 0][::-1][: self.config.tower.history_length]
+        visited = sequence.item_rows[sequence.item_rows > 0][::-1][:REPEAT_EVENTS]
         latest = [self._present(self.successors.of(row, self.counts)) for row in visited[:HISTORY_EVENTS].tolist()]
         return bonuses(latest, visited, blend)
 

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 import structlog
 
+from headwater_core.errors import ArtifactError, ConflictError
 from headwater_core.feedback_log import Rejection
 from headwater_core.registry import Lease
 from headwater_updater.gate import WATCH, CandidateRefusedError
@@ -15,6 +16,8 @@ from headwater_updater.resources import Resources
 from headwater_updater.watch import Watch
 
 _PAGE = 1000
+_MOST_TARGETS = 200_000
+"""A canary that is not decided after so many live targets goes: `stable` stands still as long as it is there."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,11 +53,15 @@ class Release:
             LeaseLostError, ConflictError: nothing has moved.
         """
         watch = self._watch
+        if watch.is_canary and self._resources.registry.labels().get(STABLE) != watch.reference:
+            raise ConflictError(f"`stable` does not name {watch.reference} any more, which the canary is beside")
         if watch.test.has_fallen:
             self._take_back(offset, lease)
+        if watch.is_canary and watch.test.n >= _MOST_TARGETS and not watch.test.has_held:
+            self._end(f"nothing is sure after {watch.test.n} targets beside {watch.reference}", lease)
         if watch.is_canary and watch.test.has_held:
             self._resources.registry.set_label(STABLE, self.number, expected=watch.reference, lease=lease)
-            self._resources.store.mirror_label(STABLE, self.number)
+            self._mirror(self.number)
             self._resources.registry.drop_label(CANARY, expected=self.number, lease=lease)
             self._metrics.promoted.inc()
             _log.info("canary_promoted", generation=self.number, **watch.metrics(watch.test.n))
@@ -64,16 +71,29 @@ class Release:
         watch, registry = self._watch, self._resources.registry
         reason = f"NDCG@10 of {watch.test.n} live targets fell by {watch.test.fall:.1%} beside {watch.reference}"
         if watch.is_canary:
-            registry.drop_label(CANARY, expected=self.number, lease=lease)
-        else:
-            registry.set_label(STABLE, watch.reference, expected=self.number, lease=lease)
-            self._resources.store.mirror_label(STABLE, watch.reference)
-            record = registry.get(watch.reference)
-            assert record is not None  # a label names it
-            self._reject(record.watermark, offset, reason)
+            self._end(reason, lease)
+        registry.take_back(STABLE, watch.reference, expected=self.number, lease=lease)
+        record = registry.get(watch.reference)
+        assert record is not None  # a label names it
+        self._reject(record.watermark, offset, reason)
+        self._mirror(watch.reference)
+        self._told(reason)
+
+    def _end(self, reason: str, lease: Lease) -> NoReturn:
+        """Let the canary go; `stable` learns on from where it stood."""
+        self._resources.registry.drop_label(CANARY, expected=self.number, lease=lease)
+        self._told(reason)
+
+    def _told(self, reason: str) -> NoReturn:
         self._metrics.taken_back.inc()
         _log.error("generations_taken_back", label=self.label, generation=self.number, reason=reason)
         raise CandidateRefusedError(reason)
+
+    def _mirror(self, number: int) -> None:
+        try:
+            self._resources.store.mirror_label(STABLE, number)
+        except ArtifactError as error:  # SQL is what counts
+            _log.warning("label_not_mirrored", label=STABLE, generation=number, reason=str(error))
 
     def _reject(self, after: int, up_to: int, reason: str) -> None:
         """Put what was learned between two positions on record as refused: learned again it would end the same way."""

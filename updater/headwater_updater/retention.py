@@ -55,7 +55,9 @@ def retire(
     """
     records = registry.list(None, _ALL)
     held = registry.held_generations(now_us).union(needed)
-    keep = generations_to_keep(records, registry.labels(), held, newest)
+    labels = registry.labels()
+    held.update(number for label in labels for number in registry.earlier(label, 1))
+    keep = generations_to_keep(records, labels, held, newest)
     gone = [record.number for record in records if record.number not in keep]
     try:
         # The record goes first: a record without files would be a generation that nobody can load.

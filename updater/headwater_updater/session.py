@@ -16,6 +16,7 @@ import structlog
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.cleaning import Cleaner, count_by_rule
+from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.errors import ArtifactError
 from headwater_core.events import EventType, LoggedEvent
 from headwater_core.feedback_log import Rejection, subject_hash
@@ -126,8 +127,8 @@ class TrainingSession:
     def resume(cls, resources: Resources, settings: UpdaterSettings, metrics: UpdaterMetrics) -> TrainingSession | None:
         """The session that goes on from the generation `stable` names; None: it names none.
 
-        When that one's files are damaged, the newest earlier generation that is whole takes its place: its watermark
-        is lower, so what came after is learned again, by a learner that never saw it.
+        When that one's files are damaged, the newest whole one that `stable` named before takes its place: its
+        watermark is lower, so what came after is learned again, by a learner that never saw it.
 
         Raises:
             ArtifactError: when no recorded generation can be loaded.
@@ -138,9 +139,8 @@ class TrainingSession:
         if CANARY in labels and (canary := cls._resume_canary(resources, settings, metrics, labels)):
             return canary
         label = labels[STABLE]
-        earlier = [record.number for record in resources.registry.list(label, _CANDIDATES)]
         problem: ArtifactError | None = None
-        for number in (label, *earlier):
+        for number in (label, *resources.registry.earlier(STABLE, _CANDIDATES)):
             try:
                 generation = LoadedGeneration.load(resources.store, number)
                 learner, state = _load_training(resources, settings, generation)
@@ -278,6 +278,7 @@ class TrainingSession:
         kept = self._not_refused(kept)
         self._follow(step)
         late = events_before_their_item(log, step.added, self.offset, event_types, settings.cleaning)
+        late = self._not_refused(late)
         kept = self._clean(kept, event_types)
         self._score_and_learn(late, kept, event_types)
         read_up_to = events[-1].position if events else 0
@@ -398,14 +399,15 @@ class TrainingSession:
     ) -> None:
         log, settings, learner = self._resources.log, self._settings, self._learner
         length = settings.history_length
-        fresh = new_examples(log, kept, event_types, length)
+        read = max(length, REPEAT_EVENTS)
+        fresh = new_examples(log, kept, event_types, read)
         if kept:
             self._state.pacing.arrived(len(kept), kept[-1].received_time_us)
         foreseen = self._online.foresee(list(fresh.values()))
         self._state.prequential.add(foreseen)
         self._state.watch.observe(learner, list(fresh.values()), self._load_reference)
         self._gatekeeper.take_in([example for subject, example in fresh.items() if is_held_out(subject)])
-        both = itertools.chain(fresh.items(), new_examples(log, late, event_types, length).items())
+        both = itertools.chain(fresh.items(), new_examples(log, late, event_types, read).items())
         new = [example for subject, example in both if not is_held_out(subject)]
         if not new:
             return

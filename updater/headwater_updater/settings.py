@@ -5,7 +5,7 @@ What the server has a setting of the same purpose for is named `updater_…`, si
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from headwater_core.cleaning import CleaningLimits, Rule
 from headwater_core.errors import InvalidFieldError
@@ -102,6 +102,13 @@ class UpdaterSettings(CoreSettings):
     """So long after its receipt an event sent again is known for a duplicate; events themselves stay."""
     impression_retention_days: int = Field(default=90, ge=1, le=36_500)
     """So long it is remembered what was shown to whom."""
+
+    @field_validator("canary")
+    @classmethod
+    def _is_watched(cls, canary: bool, others: ValidationInfo) -> bool:
+        if canary and not others.data.get("watch_targets"):
+            raise ValueError("a canary is decided by what is watched; watch_targets must be above 0")
+        return canary
 
     @field_validator("clean_without")
     @classmethod

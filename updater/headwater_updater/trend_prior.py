@@ -40,7 +40,7 @@ class TrendPrior:
         """
         table = TrendTable()
         table.grow(n_items)
-        size = max(_MIN_PART, -(-len(rows) // _MOMENTS))
+        size = _part(len(rows))
         self._starts_us, self._bonuses = times_us[::size], list[Bonuses]()
         for start in range(0, len(rows), size):
             self._bonuses.append(trend_bonuses(table.trend(int(blend.trend_half_life)), blend))
@@ -51,7 +51,7 @@ class TrendPrior:
 
         It knows nothing that shares the target's time.
         """
-        moment = np.maximum(np.searchsorted(self._starts_us, times_us, side="left") - 1, 0)
+        moment = _moments(self._starts_us, times_us)
         different, which = np.unique(moment, return_inverse=True)
         return prior([self._bonuses[index] for index in different.tolist()], which, rows)
 
@@ -67,22 +67,25 @@ def prior(moments: Sequence[Bonuses], which: np.ndarray, rows: np.ndarray) -> Pr
     return Prior(torch.from_numpy(values), torch.from_numpy(which))
 
 
-def choose_prior(rows: np.ndarray, n_items: int) -> Blend | None:
+def choose_prior(rows: np.ndarray, times_us: np.ndarray, n_items: int) -> Blend | None:
     """The trend that training is to start from; None where what was popular ever says about as much.
 
     Args:
         rows: (t,) the targets' rows, in the order of their times; the later half decides.
+        times_us: (t,), ascending. What shares a target's moment says nothing of it, as in `TrendPrior`.
         n_items: how many items there are.
     """
     tried = np.unique(np.linspace(len(rows) // 2, len(rows), _MAX_TRIED, endpoint=False).astype(np.int64))
     table, counts = TrendTable(), np.zeros(n_items + 1)
     table.grow(n_items)
     ranks: dict[int | None, list[int]] = {None: [], **{half_life: [] for half_life in HALF_LIVES}}
-    done = 0
-    for place in tried[tried < len(rows)].tolist():
-        table.add(rows[done:place])
-        np.add.at(counts, rows[done:place], 1.0)
-        done, row = place, int(rows[place])
+    done, size = 0, _part(len(rows))
+    tried = tried[tried < len(rows)]
+    known = size * _moments(times_us[::size], times_us[tried])
+    for place, until in zip(tried.tolist(), known.tolist(), strict=True):
+        table.add(rows[done:until])
+        np.add.at(counts, rows[done:until], 1.0)
+        done, row = until, int(rows[place])
         ranks[None].append(_rank(counts, row))
         for half_life in HALF_LIVES:
             ranks[half_life].append(_rank(table.faded(half_life), row))
@@ -93,6 +96,17 @@ def choose_prior(rows: np.ndarray, n_items: int) -> Blend | None:
     if found[best] <= _MIN_RATIO * found[None]:
         return None
     return Blend(trend_strength=1.0, trend_half_life=best, trend_sharpness=1e5)
+
+
+def _part(n_targets: int) -> int:
+    """Targets from one moment to the next."""
+    return max(_MIN_PART, -(-n_targets // _MOMENTS))
+
+
+def _moments(starts_us: np.ndarray, times_us: np.ndarray) -> np.ndarray:
+    """The last moment before each time; the first one knows nothing."""
+    found: np.ndarray = np.maximum(np.searchsorted(starts_us, times_us, side="left") - 1, 0)
+    return found
 
 
 def _rank(weights: np.ndarray, row: int) -> int:

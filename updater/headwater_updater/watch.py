@@ -3,12 +3,11 @@
 The reference is a learner as some earlier generation left it. Every target that comes in is ranked by it and by the
 learner that goes on, before that one learns it. When a sequential test is sure that the learner has become worse, what
 was published since is taken back; when it has stood beside the reference for long enough, it becomes the next one.
-Both rank the same items, and without the trend, which is meant to be of the minute.
+Both rank the same items, as they serve, beside the trend of now.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,15 +15,13 @@ import numpy as np
 import structlog
 
 from headwater_core.errors import ArtifactError
-from headwater_updater.blending import without_trend
 from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.sequential_test import SequentialTest
 
 _OF_ROUND = 32
-"""Targets of one round that are ranked twice, at most."""
-_OF_ONE = 2
-"""Of one subject: nobody decides alone about everybody."""
+"""Targets of one round that are ranked twice, at most: one of each subject and on each item. Two on one item come out
+alike, and would count as two."""
 
 _log = structlog.get_logger(__name__)
 
@@ -44,7 +41,7 @@ class Watch:
         self.is_canary = False
         self.test = SequentialTest(tolerance)
         self._learner: Learner | None = None  # loaded when it is needed
-        self._among: list[np.ndarray] = []  # the rows of the items that both know, in either one's numbers
+        self._shared = np.empty((2, 0), np.int64)  # rows of the items that both know, in either one's numbers
 
     def begin(self, reference: int, *, is_canary: bool = False) -> None:
         """Compare with this generation from now on; 0: with none."""
@@ -57,22 +54,28 @@ class Watch:
         Args:
             learner: what goes on.
             examples: one per subject; their last `n_new` events are the targets.
-            load: gives the learner that a generation left. A generation that is gone or damaged ends the comparison.
+            load: gives the learner that a generation left. When it cannot, another generation becomes the reference;
+                of a canary it is tried again, for no other can be.
         """
         if not self.reference or not examples:
             return
         if self._learner is None:
             try:
                 self._learner = load(self.reference)
-                self._among = _shared_rows(self._learner, learner)
+                self._shared = _shared_rows(self._learner, learner)
             except ArtifactError as error:
                 _log.warning("reference_lost", generation=self.reference, reason=str(error))
-                self.begin(0, is_canary=self.is_canary)
+                if not self.is_canary:
+                    self.begin(0)
                 return
         asked = _asked(examples)
         gains: list[dict[int, float]] = []
-        for each, among in zip((self._learner, learner), self._among, strict=True):
-            scored = each.score(examples, [without_trend(each.blend)], asked, among)
+        theirs, ours = self._shared
+        self._learner.trends.weights[theirs] = learner.trends.weights[ours]
+        self._learner.trends.scale = learner.trends.scale
+        present = np.isin(theirs, self._learner.present_rows()) & np.isin(ours, learner.present_rows())
+        for each, among in ((self._learner, theirs[present]), (learner, ours[present])):
+            scored = each.score(examples, None, asked, among)
             gains.append({target.position: target.gain for target in scored if not target.is_new_user})
         both = sorted(gains[0].keys() & gains[1].keys())
         self.test.add((gains[0][position], gains[1][position]) for position in both)
@@ -102,12 +105,21 @@ class Watch:
         return watch
 
 
-def _shared_rows(one: Learner, other: Learner) -> list[np.ndarray]:
-    pairs = [(row, other.row(item_id)) for row, item_id in enumerate(one.item_ids, start=1) if other.row(item_id)]
-    return [np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1)]
+def _shared_rows(one: Learner, other: Learner) -> np.ndarray:
+    """(2, s): the rows of the items that both have had, in either one's numbers."""
+    row_of = {item_id: row for row, item_id in enumerate(other.item_ids, start=1)}
+    pairs = [(row, row_of[item_id]) for row, item_id in enumerate(one.item_ids, start=1) if item_id in row_of]
+    return np.array(pairs, np.int64).reshape(-1, 2).T
 
 
 def _asked(examples: Sequence[Example]) -> set[int]:
-    """The positions of the events that are ranked: the newest of each subject, of as many as there is room for."""
-    newest = ([event.position for event in each.events[-min(each.n_new, _OF_ONE) :]] for each in examples if each.n_new)
-    return set(itertools.islice(itertools.chain.from_iterable(newest), _OF_ROUND))
+    """The positions of the events that are ranked: of each subject the newest that is on an item of its own."""
+    found: dict[str, int] = {}
+    for each in examples:
+        for event in reversed(each.events[len(each.events) - each.n_new :]):
+            if event.item_id and event.item_id not in found:
+                found[event.item_id] = event.position
+                break
+        if len(found) == _OF_ROUND:
+            break
+    return set(found.values())

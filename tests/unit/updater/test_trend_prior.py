@@ -47,17 +47,22 @@ def test_a_prior_names_what_lives_then() -> None:
 
 def test_only_a_catalogue_that_turns_over_is_learned_beside_the_trend() -> None:
     """Where what is popular stays what it is, the trend says no more than popularity does."""
-    chosen = choose_prior(short_lived(6000, 200), N_ITEMS)
+    chosen = choose_prior(short_lived(6000, 200), np.arange(6000), N_ITEMS)
     assert chosen is not None
     assert chosen.trend_half_life == 100
     lasting = np.random.default_rng(0).zipf(1.5, 6000) % N_ITEMS + 1
-    assert choose_prior(lasting, N_ITEMS) is None
+    assert choose_prior(lasting, np.arange(6000), N_ITEMS) is None
+
+
+def test_what_is_popular_at_the_target_s_own_time_is_no_reason() -> None:
+    """Items that live a day, in a log whose times are days: what is known before a day says nothing of its items."""
+    assert choose_prior(short_lived(6000, 200), np.arange(6000) // 200, N_ITEMS) is None
 
 
 @pytest.mark.parametrize("rows", [[], [3], [3, 3]])
 def test_a_log_of_hardly_anything_has_no_prior(rows: list[int]) -> None:
     """Nothing to choose by is no reason to fail."""
-    assert choose_prior(np.array(rows, np.int64), N_ITEMS) is None
+    assert choose_prior(np.array(rows, np.int64), np.arange(len(rows)), N_ITEMS) is None
 
 
 def test_a_prior_is_added_to_the_logits_of_either_softmax() -> None:

@@ -55,6 +55,17 @@ def test_one_absurd_value_moves_little() -> None:
     assert after[1] - before[1] < 0.01
 
 
+@pytest.mark.parametrize("values", [[1e200], [1.0, -1e308, 1e308], [1e160] * 200])
+def test_no_value_is_too_large_to_go_on(values: list[float]) -> None:
+    """Whoever writes 1e200 as a rating stops nobody's learning: statistics stay finite, in full training, too."""
+    config, counts = fitted(np.array([3.0, 4.0]))
+    for event_type in ("rating", "click"):
+        mean, std = usual(follow_values(config, counts, ratings(np.array(values), event_type)), event_type)
+        assert np.isfinite([mean, std]).all()
+        assert std > 0
+    assert np.isfinite(usual(fitted(np.array(values))[0])).all()
+
+
 def test_a_type_that_had_no_values_gets_statistics_of_its_own() -> None:
     """From its first value on; types outside the vocabulary and events without values change nothing."""
     config, counts = fitted(np.array([3.0, 4.0]))

@@ -153,8 +153,9 @@ class OnlineArm(LiveArm):
             return example
         split = len(example.events) - example.n_new
         other = [
-            event._replace(item_id=self._other_items.get(event.position, event.item_id))
+            event._replace(item_id=item_id if self.learner.row(item_id) else "")
             for event in example.events[split:]
+            for item_id in [self._other_items.get(event.position, event.item_id)]
         ]
         return Example([*example.events[:split], *other], example.n_new)
 

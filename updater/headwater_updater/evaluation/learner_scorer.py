@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate, tokens
 from headwater_core.towers import score
@@ -50,7 +51,7 @@ class LearnerScorer:
         # As servers do: so much of a history is kept that enough is left without events on items that are not known.
         times_us = [None] * len(histories) if query_times_us is None else query_times_us
         sequences = [
-            tokens(events[-2 * config.history_length :], config, learner.row, time_us)
+            tokens(events[-max(2 * config.history_length, REPEAT_EVENTS) :], config, learner.row, time_us)
             for events, time_us in zip(histories, times_us, strict=True)
         ]
         scores = np.tile(self._popularity, (len(histories), 1))  # (B, N)
