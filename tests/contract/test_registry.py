@@ -145,6 +145,41 @@ class TestLabels:
             registry.rollback("stable")
         assert registry.labels()["stable"] == 1
 
+    def test_what_was_taken_back_is_not_gone_back_to(self, registry: GenerationRegistry) -> None:
+        """As if the label had never named it; under the lease and from where the caller thinks it is, or not at all."""
+        for number in (1, 2, 3, 4, 5):
+            registry.record(generation(number))
+        for number in (1, 2, 4):
+            registry.set_label("stable", number)
+        lease = leased(registry, "one")
+        with pytest.raises(ConflictError):
+            registry.take_back("stable", 2, expected=3, lease=lease)
+        with pytest.raises(LeaseLostError):
+            registry.take_back("stable", 2, expected=4, lease=lease._replace(epoch=9))
+        with pytest.raises(NotFoundError):
+            registry.take_back("stable", 9, expected=4, lease=lease)
+        assert registry.earlier("stable", 10) == [2, 1]
+        registry.take_back("stable", 2, expected=4, lease=lease)
+        registry.set_label("stable", 5)
+        assert registry.earlier("stable", 10) == [2, 1]
+        assert registry.earlier("stable", 1) == [2]
+        assert registry.rollback("stable") == (2, 5)
+        assert registry.earlier("canary", 10) == []
+
+    def test_a_label_can_be_dropped(self, registry: GenerationRegistry) -> None:
+        """By who knows what it names and holds the lease; dropping what is not there changes nothing."""
+        registry.record(generation(1))
+        registry.set_label("canary", 1)
+        lease = leased(registry, "one")
+        with pytest.raises(ConflictError):
+            registry.drop_label("canary", expected=2, lease=lease)
+        with pytest.raises(LeaseLostError):
+            registry.drop_label("canary", expected=1, lease=lease._replace(epoch=9))
+        assert registry.labels() == {"canary": 1}
+        registry.drop_label("canary", expected=1, lease=lease)
+        registry.drop_label("canary", expected=1)
+        assert registry.labels() == {}
+
     def test_an_unknown_label_has_nothing_to_go_back_to(self, registry: GenerationRegistry) -> None:
         """Rolling it back makes no label."""
         with pytest.raises(NotFoundError):
