@@ -136,6 +136,8 @@ class OnlineArm(LiveArm):
         for position in self._replay.sample(self.online.n_replayed(sum(e.n_new for e in new))):
             user_id, at = self._place[position]
             replayed.append(example_of(self._histories[user_id], at, length))
+        if self._other_items is not None:  # the blend, too, learns from the others alone
+            foreseen = self.online.foresee(new, each.asked)
         if self._is_counting_only:
             self.online.count(new, foreseen)
         else:
