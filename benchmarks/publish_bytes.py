@@ -18,14 +18,14 @@ from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
 from headwater_core.events import HistoryEvent
 from headwater_core.manifest import Manifest
-from headwater_core.registry import GenerationRegistry
+from headwater_core.registry import STABLE, GenerationRegistry
 from headwater_core.shards import IndexKind
 from headwater_core.towers import TowerConfig
 from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import LearnerConfig
 from headwater_updater.lease import Leadership
-from headwater_updater.publisher import STABLE, Draft, Publisher
+from headwater_updater.publisher import Draft, Publisher
 
 TEXT_DIMENSION = 384
 

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from headwater_core.co_visits import REPEAT_EVENTS
+
 if TYPE_CHECKING:
     from headwater_core.events import HistoryEvent
     from headwater_core.towers import TowerConfig
@@ -193,6 +195,19 @@ def collate(
     )
 
 
+def kept_length(config: TowerConfig) -> int:
+    """How many events of a history are kept to answer from: twice what the towers read, and what repeats are read from.
+
+    Events on items that a generation does not know are left out first.
+    """
+    return max(REPEAT_EVENTS, 2 * config.history_length)
+
+
+def bounded(value: float) -> float:
+    """The value as statistics take it."""
+    return max(-LARGEST_VALUE, min(LARGEST_VALUE, value))
+
+
 def fit_vocabulary(
     config: TowerConfig, histories: Collection[Sequence[HistoryEvent]], registered: Iterable[str] = ()
 ) -> TowerConfig:
@@ -212,7 +227,7 @@ def fit_vocabulary(
     for events in histories:
         for event in events:
             if event.value is not None and event.event_type in values:
-                values[event.event_type].append(max(-LARGEST_VALUE, min(LARGEST_VALUE, event.value)))
+                values[event.event_type].append(bounded(event.value))
     means = tuple(math.fsum(of_type) / max(len(of_type), 1) for of_type in values.values())
     variances = (
         math.fsum((value - mean) ** 2 for value in of_type) / max(len(of_type), 1)

@@ -151,8 +151,7 @@ def sampled_softmax_loss(
     is_left_out: Tensor,
     negative_log_counts: Tensor,
     weights: Tensor,
-    target_prior: Tensor | None = None,
-    negative_prior: Tensor | None = None,
+    priors: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The same with M sampled negatives, shared by all targets, in place of all candidates.
 
@@ -167,13 +166,12 @@ def sampled_softmax_loss(
         is_left_out: (P, M) bool, where a negative is the target itself or no candidate for this user.
         negative_log_counts: (M,), log of the expected number of draws of each negative.
         weights: (P,).
-        target_prior: (P,), added to the targets' logits.
-        negative_prior: (P, M), added to the negatives'.
+        priors: (P,) and (P, M), added to the targets' logits and to the negatives'; not learned.
     """
     target_logits = torch.einsum("pkd,pd->pk", interests, target_vectors).amax(1)  # (P,)
     negative_logits = (interests @ negative_vectors.T).amax(1) - negative_log_counts  # (P, M)
-    if target_prior is not None and negative_prior is not None:
-        target_logits, negative_logits = target_logits + target_prior, negative_logits + negative_prior
+    if priors is not None:
+        target_logits, negative_logits = target_logits + priors[0], negative_logits + priors[1]
     negative_logits = negative_logits.masked_fill(is_left_out, -torch.inf)
     logits = torch.cat([target_logits.unsqueeze(1), negative_logits], dim=1)  # (P, 1 + M)
     losses = torch.logsumexp(logits, dim=1) - target_logits

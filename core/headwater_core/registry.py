@@ -17,6 +17,8 @@ from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
 from headwater_core.schema import generations, label_history, labels, leases, server_leases
 
+STABLE, CANARY = "stable", "canary"
+"""What answers everybody, and what a share of users is answered by first."""
 _NUMBER = "generation_number"
 
 
@@ -150,11 +152,7 @@ class GenerationRegistry:
             NotFoundError: no generation of that number is recorded.
         """
         with self._database.write() as connection:
-            if lease is not None:
-                self._hold(connection, lease)
-            previous = self._lock_label(connection, label)
-            if expected is not None and previous != expected:
-                raise ConflictError(f"label {label} names generation {previous}, not {expected}")
+            previous = self._lock_label(connection, label, expected, lease)
             self._point(connection, label, number)
             return previous
 
@@ -165,32 +163,15 @@ class GenerationRegistry:
             ConflictError, LeaseLostError, NotFoundError: as `set_label` does; nothing has moved.
         """
         with self._database.write() as connection:
-            if lease is not None:
-                self._hold(connection, lease)
-            previous = self._lock_label(connection, label)
-            if previous != expected:
-                raise ConflictError(f"label {label} names generation {previous}, not {expected}")
+            self._lock_label(connection, label, expected, lease)
             history = (label_history.c.tenant == self._tenant) & (label_history.c.label == label)
             connection.execute(delete(label_history).where(history, label_history.c.generation > number))
             self._point(connection, label, number)
 
     def earlier(self, label: str, limit: int) -> Sequence[int]:
         """Where a label can go back to: recorded generations below its present one that it has named, newest first."""
-        recorded = select(generations.c.number).where(generations.c.tenant == self._tenant)
         with self._database.read() as connection:
-            statement = (
-                select(label_history.c.generation)
-                .distinct()
-                .where(
-                    label_history.c.tenant == self._tenant,
-                    label_history.c.label == label,
-                    label_history.c.generation < self._labels(connection).get(label, 0),
-                    label_history.c.generation.in_(recorded),
-                )
-                .order_by(label_history.c.generation.desc())
-                .limit(limit)
-            )
-            return list(connection.execute(statement).scalars())
+            return self._earlier(connection, label, self._labels(connection).get(label, 0), limit)
 
     def drop_label(self, label: str, *, expected: int, lease: Lease | None = None) -> None:
         """Let a label name nothing any more; nothing happens when there is none.
@@ -219,19 +200,11 @@ class GenerationRegistry:
         """
         with self._database.write() as connection:
             previous = self._lock_label(connection, label)
-            statement = select(func.max(label_history.c.generation)).where(
-                label_history.c.tenant == self._tenant,
-                label_history.c.label == label,
-                label_history.c.generation < previous,
-                label_history.c.generation.in_(
-                    select(generations.c.number).where(generations.c.tenant == self._tenant)
-                ),
-            )
-            earlier = connection.execute(statement).scalar()
-            if earlier is None:
+            earlier = self._earlier(connection, label, previous, 1)
+            if not earlier:
                 raise NotFoundError(f"label {label} has no earlier generation to go back to")
-            self._point(connection, label, earlier)
-            return earlier, previous
+            self._point(connection, label, earlier[0])
+            return earlier[0], previous
 
     def acquire_lease(self, name: str, holder: str, ttl_s: float, now_us: int) -> Lease | None:
         """Take a lease that nobody holds at `now_us`, for `ttl_s` seconds; None while it is held, by whomever."""
@@ -297,12 +270,39 @@ class GenerationRegistry:
         rows = connection.execute(select(labels.c.label, labels.c.generation).where(labels.c.tenant == self._tenant))
         return {row.label: row.generation for row in rows}
 
-    def _lock_label(self, connection: Connection, label: str) -> int:
-        """Hold the label's row to the commit, a new one naming 0; gives what it names."""
+    def _earlier(self, connection: Connection, label: str, before: int, limit: int) -> Sequence[int]:
+        recorded = select(generations.c.number).where(generations.c.tenant == self._tenant)
+        statement = (
+            select(label_history.c.generation)
+            .distinct()
+            .where(
+                label_history.c.tenant == self._tenant,
+                label_history.c.label == label,
+                label_history.c.generation < before,
+                label_history.c.generation.in_(recorded),
+            )
+            .order_by(label_history.c.generation.desc())
+            .limit(limit)
+        )
+        return list(connection.execute(statement).scalars())
+
+    def _lock_label(
+        self, connection: Connection, label: str, expected: int | None = None, lease: Lease | None = None
+    ) -> int:
+        """Hold the lease's and the label's row to the commit, a new label naming 0; gives what it names.
+
+        Raises:
+            ConflictError, LeaseLostError: as `set_label` does.
+        """
+        if lease is not None:
+            self._hold(connection, lease)
         statement = insert(connection, labels).values(tenant=self._tenant, label=label, generation=0)
         connection.execute(statement.on_conflict_do_nothing())
         row = select(labels.c.generation).where(labels.c.tenant == self._tenant, labels.c.label == label)
-        return int(connection.execute(row.with_for_update()).scalar_one())
+        named = int(connection.execute(row.with_for_update()).scalar_one())
+        if expected is not None and named != expected:
+            raise ConflictError(f"label {label} names generation {named}, not {expected}")
+        return named
 
     def _point(self, connection: Connection, label: str, number: int) -> None:
         # Held to the commit: delete() cannot forget the generation in between.

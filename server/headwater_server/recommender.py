@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import HistoryEvent
+from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
@@ -20,7 +21,7 @@ from headwater_server.item_space import Found
 from headwater_server.popularity import RecentPopularity
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
-from headwater_server.reload import STABLE, Generations
+from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.strategy import CO_VISIT, FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
 from headwater_server.user_states import UserState, UserStates

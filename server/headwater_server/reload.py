@@ -21,12 +21,11 @@ from headwater_core.errors import ArtifactError, DatabaseUnavailableError, Headw
 from headwater_core.events import Subject
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import TextFeatures
-from headwater_core.registry import GenerationRegistry
+from headwater_core.registry import CANARY, STABLE, GenerationRegistry
 from headwater_server.errors import NotReadyError, shown
 from headwater_server.metrics import ServerMetrics
 from headwater_server.serving_generation import ServingGeneration
 
-STABLE, CANARY = "stable", "canary"
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 300.0
 _MAX_DOUBLINGS = 10

@@ -19,12 +19,14 @@ import torch
 from headwater_core import event_types
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, ItemChange
+from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.database import Database
 from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
+from headwater_core.histories import kept_length
 from headwater_core.impressions import ImpressionLog
 from headwater_core.registry import GenerationRegistry
 from headwater_core.text import CachedTextEncoder, TextEncoder
@@ -45,8 +47,6 @@ from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
 from headwater_server.user_states import UserState, UserStates
 
-MIN_STATE_LENGTH = 200
-"""Events kept of a history, at least; see `_state_length`."""
 _WARM_UP_HISTORIES = 64
 _POPULARITY_HALF_LIVES = 4
 _READING_THREADS = 8
@@ -98,7 +98,7 @@ class Rooms:
         self.states = UserStates(
             self._load_state,
             lambda: self.event_types,
-            history_length=MIN_STATE_LENGTH,
+            history_length=REPEAT_EVENTS,
             capacity=settings.state_capacity,
         )
         self.impression_writer = ImpressionWriter(
@@ -351,7 +351,7 @@ class Rooms:
 
     async def _prepare(self, generation: ServingGeneration) -> None:
         """Place newer items, then answer for the users seen last: caches filled, files paged in, code warm."""
-        self.states.keep_at_least(_state_length(generation))
+        self.states.keep_at_least(kept_length(generation.config))
         await self._placer.fill(generation)
         states: list[UserState] = self.states.newest(_WARM_UP_HISTORIES)
         vectors = [await self.embedder.of_state(generation, state) for state in states]
@@ -367,11 +367,6 @@ class Rooms:
             self.metrics.fresh_items.set(stable.items.fresh_count)
             staleness_us = self.backlog.staleness_us(stable.manifest.watermark, self.now_us())
             self.metrics.staleness_seconds.set(staleness_us / 1e6)
-
-
-def _state_length(generation: ServingGeneration) -> int:
-    """Twice what the towers read: events on items that the generation does not know are left out first."""
-    return max(MIN_STATE_LENGTH, 2 * generation.config.history_length)
 
 
 def _can_be_type(name: str) -> bool:

@@ -15,7 +15,7 @@ from headwater_core.database import Database
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import fit_vocabulary
-from headwater_core.registry import GenerationRegistry
+from headwater_core.registry import STABLE, GenerationRegistry
 from headwater_core.shards import IndexKind
 from headwater_core.towers import TowerConfig
 from headwater_server.serving_generation import ServingGeneration
@@ -25,7 +25,7 @@ from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.learner_config import Budget, LearnerConfig
 from headwater_updater.lease import Leadership
-from headwater_updater.publisher import STABLE, Draft, Published, Publisher
+from headwater_updater.publisher import Draft, Published, Publisher
 
 N_ITEMS = 300
 F = 8

@@ -25,13 +25,12 @@ from headwater_core.feedback_log import FeedbackLog
 from headwater_core.generation import LoadedGeneration
 from headwater_core.impressions import Impression
 from headwater_core.manifest import CHECKPOINT, FileEntry, Manifest
-from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
+from headwater_core.registry import STABLE, GenerationRecord, GenerationRegistry, Lease
 from headwater_core.text import text_hash
 from headwater_updater.daemon import Updater
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, now_us
 from headwater_updater.metrics import UpdaterMetrics
-from headwater_updater.publisher import STABLE
 from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
 from headwater_updater.session_state import REPLAY

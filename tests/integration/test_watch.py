@@ -13,13 +13,13 @@ import torch
 from headwater_core.co_visits import Blend
 from headwater_core.errors import ArtifactError, ConflictError, LeaseLostError
 from headwater_core.events import HistoryEvent
+from headwater_core.registry import CANARY, STABLE
 from headwater_updater import release
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.examples import Example
 from headwater_updater.gate import WATCH, CandidateRefusedError
 from headwater_updater.learner import Learner
 from headwater_updater.metrics import UpdaterMetrics
-from headwater_updater.publisher import CANARY, STABLE
 from headwater_updater.session import TrainingSession
 from headwater_updater.status import read_status
 from headwater_updater.watch import Watch

@@ -14,10 +14,10 @@ from headwater_core.catalogue import Item
 from headwater_core.events import Event
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA, Manifest
+from headwater_core.registry import STABLE
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership
 from headwater_updater.metrics import UpdaterMetrics
-from headwater_updater.publisher import STABLE
 from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
 from headwater_updater.settings import UpdaterSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -167,9 +167,7 @@ def _fill(learner: Learner, content: dict[str, Any], tensors: dict[str, Tensor],
     learner.blend = Blend.from_dict(content["blend"])
     learner.beside_trend = bool(content["beside_trend"])
     learner.value_counts = np.array(content["value_counts"], np.int64)
-    tower = TowerConfig.from_dict(content["config"]["tower"])
-    learner.config = replace(learner.config, tower=tower)
-    learner.user_tower.config = tower
+    learner.take_tower_config(TowerConfig.from_dict(content["config"]["tower"]))
     learner.drop_table()
 
 

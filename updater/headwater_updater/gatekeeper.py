@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.feedback_log import FeedbackLog
 from headwater_updater.blending import without_trend
 from headwater_updater.examples import Example, example_of
@@ -28,8 +27,7 @@ class Gatekeeper:
 
     def __init__(self, log: FeedbackLog, learner: Learner, gate: Gate, settings: UpdaterSettings) -> None:
         """Args: log: where histories are; learner: what is judged; gate: its windows; settings: the tolerances."""
-        self._log, self._learner, self._gate = log, learner, gate
-        self._length = max(settings.history_length, REPEAT_EVENTS)
+        self._log, self._learner, self._gate, self._length = log, learner, gate, settings.foreseen_length
         self._tolerances = settings.gate_new_tolerance, settings.gate_old_tolerance
         self._examples: dict[int, Example] = {}
         self._judged: dict[int, float] = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -104,9 +103,7 @@ def count(learner: Learner, new: Sequence[Example]) -> np.ndarray:
 def _follow_values(learner: Learner, new: Sequence[Example]) -> None:
     """Let the next events' values be normalised by what was usual up to now."""
     events = (event for each in new for event in each.events[len(each.events) - each.n_new :])
-    tower = follow_values(learner.config.tower, learner.value_counts, events)
-    learner.config = replace(learner.config, tower=tower)
-    learner.user_tower.config = tower
+    learner.take_tower_config(follow_values(learner.config.tower, learner.value_counts, events))
 
 
 def _count(learner: Learner, new: Sequence[tuple[TokenSequence, int]]) -> np.ndarray:

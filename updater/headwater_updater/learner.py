@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from headwater_core.co_visits import HISTORY_EVENTS, REPEAT_EVENTS, Blend, Bonuses, Successors, bonuses, trend_bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import FIRST_GAP, TextFeatures, TokenSequence, collate, tokens
-from headwater_core.towers import ItemTower, JointHeads, UserTower, score
+from headwater_core.towers import ItemTower, JointHeads, TowerConfig, UserTower, score
 from headwater_core.trends import TrendTable
 from headwater_updater import checkpoint, foresight, full_training, incremental
 from headwater_updater.blending import Judged, judge
@@ -322,6 +323,11 @@ class Learner:
         if self._table is None:
             self._table = self.vectors(torch.arange(len(self.item_ids) + 1))
         return self._table
+
+    def take_tower_config(self, tower: TowerConfig) -> None:
+        """Go on with this configuration; of another one only the statistics of values may differ."""
+        self.config = replace(self.config, tower=tower)
+        self.user_tower.config = tower
 
     def drop_table(self) -> None:
         """Say that the vectors of all items may have moved."""

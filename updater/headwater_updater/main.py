@@ -27,12 +27,12 @@ from headwater_core.database import Database
 from headwater_core.errors import ConflictError, HeadwaterError
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.logs import configure_logs
+from headwater_core.registry import STABLE
 from headwater_updater.bootstrap import OnProgress
 from headwater_updater.daemon import Updater
 from headwater_updater.evaluation.commands import evaluate, rank
 from headwater_updater.lease import Leadership, holder_name, now_us
 from headwater_updater.metrics import MetricsServer, UpdaterMetrics
-from headwater_updater.publisher import STABLE
 from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
 from headwater_updater.settings import UpdaterSettings

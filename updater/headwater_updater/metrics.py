@@ -27,7 +27,7 @@ class UpdaterMetrics:
         self.learned = self._counter("events_learned", "Events learned from")
         self.rejected = self._counter("events_rejected", "Events that cleaning refused", ("rule",))
         self.refused = self._counter("candidates_refused", "Candidates that the gate kept from being published")
-        self.taken_back = self._counter("generations_taken_back", "Times that what was published turned out worse")
+        self.taken_back = self._counter("generations_taken_back", "Times that `stable` went back, or a canary went")
         self.promoted = self._counter("canaries_promoted", "Canaries that came to serve all users")
         self.published = self._counter("generations_published", "Generations published", ("kind",))
         self.failures = self._counter("failures", "Rounds or publications that failed and are tried again", ("kind",))

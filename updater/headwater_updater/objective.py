@@ -76,9 +76,9 @@ def joint_loss(
         left_out = targets.unsqueeze(1) == places  # (P, M)
         if leaves_out_seen:
             left_out |= _is_seen(batch, torch.from_numpy(negatives))
-        priors = _sampled_prior(batch, negatives, prior_of) if prior_of else (None, None)
+        priors = _sampled_prior(batch, negatives, prior_of) if prior_of else None
         next_item = sampled_softmax_loss(
-            interests, vectors[targets], vectors[places], left_out, log_counts.float(), batch.target_weights, *priors
+            interests, vectors[targets], vectors[places], left_out, log_counts.float(), batch.target_weights, priors
         )
     value, event_type = _head_losses(config, heads, interests, vectors, targets, batch, rng)
     total = next_item + config.value_loss_weight * value + config.type_loss_weight * event_type

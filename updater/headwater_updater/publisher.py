@@ -44,8 +44,6 @@ from headwater_core.trends import save_trend
 from headwater_updater.learner import Learner
 from headwater_updater.lease import now_us
 
-STABLE, CANARY = "stable", "canary"
-"""What answers everybody, and what a fraction of users is answered by first."""
 _PART_ITEMS = 10_000
 """Items whose successors the learner is asked for at a time."""
 _LOGGED_METRICS = ("prequential_hr_at_10", "prequential_ndcg_at_10", "validation_hr_at_10", "validation_ndcg_at_10")

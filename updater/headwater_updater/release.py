@@ -8,10 +8,9 @@ import structlog
 
 from headwater_core.errors import ArtifactError, ConflictError
 from headwater_core.feedback_log import Rejection
-from headwater_core.registry import Lease
+from headwater_core.registry import CANARY, STABLE, Lease
 from headwater_updater.gate import WATCH, CandidateRefusedError
 from headwater_updater.metrics import UpdaterMetrics
-from headwater_updater.publisher import CANARY, STABLE
 from headwater_updater.resources import Resources
 from headwater_updater.watch import Watch
 
@@ -57,8 +56,6 @@ class Release:
             raise ConflictError(f"`stable` does not name {watch.reference} any more, which the canary is beside")
         if watch.test.has_fallen:
             self._take_back(offset, lease)
-        if watch.is_canary and watch.test.n >= _MOST_TARGETS and not watch.test.has_held:
-            self._end(f"nothing is sure after {watch.test.n} targets beside {watch.reference}", lease)
         if watch.is_canary and watch.test.has_held:
             self._resources.registry.set_label(STABLE, self.number, expected=watch.reference, lease=lease)
             self._mirror(self.number)
@@ -66,25 +63,27 @@ class Release:
             self._metrics.promoted.inc()
             _log.info("canary_promoted", generation=self.number, **watch.metrics(watch.test.n))
             watch.begin(0)
+        elif watch.is_canary and watch.test.n >= _MOST_TARGETS:
+            self._end_canary(f"nothing is sure after {watch.test.n} targets beside {watch.reference}", lease)
 
     def _take_back(self, offset: int, lease: Lease) -> NoReturn:
         watch, registry = self._watch, self._resources.registry
         reason = f"NDCG@10 of {watch.test.n} live targets fell by {watch.test.fall:.1%} beside {watch.reference}"
         if watch.is_canary:
-            self._end(reason, lease)
+            self._end_canary(reason, lease)
         registry.take_back(STABLE, watch.reference, expected=self.number, lease=lease)
         record = registry.get(watch.reference)
         assert record is not None  # a label names it
         self._reject(record.watermark, offset, reason)
         self._mirror(watch.reference)
-        self._told(reason)
+        self._end_session(reason)
 
-    def _end(self, reason: str, lease: Lease) -> NoReturn:
+    def _end_canary(self, reason: str, lease: Lease) -> NoReturn:
         """Let the canary go; `stable` learns on from where it stood."""
         self._resources.registry.drop_label(CANARY, expected=self.number, lease=lease)
-        self._told(reason)
+        self._end_session(reason)
 
-    def _told(self, reason: str) -> NoReturn:
+    def _end_session(self, reason: str) -> NoReturn:
         self._metrics.taken_back.inc()
         _log.error("generations_taken_back", label=self.label, generation=self.number, reason=reason)
         raise CandidateRefusedError(reason)

@@ -16,13 +16,12 @@ import structlog
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.cleaning import Cleaner, count_by_rule
-from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.errors import ArtifactError
 from headwater_core.events import EventType, LoggedEvent
 from headwater_core.feedback_log import Rejection, subject_hash
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA
-from headwater_core.registry import Lease
+from headwater_core.registry import CANARY, STABLE, Lease
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.bootstrap import OnProgress, bootstrap
 from headwater_updater.catalogue_feed import CatalogueStep, follow
@@ -36,7 +35,7 @@ from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.online import OnlineLearning
 from headwater_updater.pacing import Pacing
 from headwater_updater.prequential import Prequential
-from headwater_updater.publisher import CANARY, STABLE, Draft, Published, Publisher
+from headwater_updater.publisher import Draft, Published, Publisher
 from headwater_updater.release import Release
 from headwater_updater.replay import ReplayBuffer
 from headwater_updater.resources import Resources
@@ -398,22 +397,21 @@ class TrainingSession:
         self, late: Sequence[LoggedEvent], kept: Sequence[LoggedEvent], event_types: dict[str, EventType]
     ) -> None:
         log, settings, learner = self._resources.log, self._settings, self._learner
-        length = settings.history_length
-        read = max(length, REPEAT_EVENTS)
-        fresh = new_examples(log, kept, event_types, read)
+        fresh = new_examples(log, kept, event_types, settings.foreseen_length)
+        examples = list(fresh.values())
         if kept:
             self._state.pacing.arrived(len(kept), kept[-1].received_time_us)
-        foreseen = self._online.foresee(list(fresh.values()))
+        foreseen = self._online.foresee(examples)
         self._state.prequential.add(foreseen)
-        self._state.watch.observe(learner, list(fresh.values()), self._load_reference)
+        self._state.watch.observe(learner, examples, self._load_reference)
         self._gatekeeper.take_in([example for subject, example in fresh.items() if is_held_out(subject)])
-        both = itertools.chain(fresh.items(), new_examples(log, late, event_types, read).items())
+        both = itertools.chain(fresh.items(), new_examples(log, late, event_types, settings.foreseen_length).items())
         new = [example for subject, example in both if not is_held_out(subject)]
         if not new:
             return
         n_new = sum(example.n_new for example in new)
         wanted = self._state.replay.sample(self._online.n_replayed(n_new), self.offset)
-        replayed = replay_examples(log, wanted, length)
+        replayed = replay_examples(log, wanted, settings.history_length)
         result = self._online.learn(new, replayed, foreseen)
         # Rows count from 1: row 0 is "no item".
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)

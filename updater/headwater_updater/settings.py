@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import Field, ValidationInfo, field_validator
 
 from headwater_core.cleaning import CleaningLimits, Rule
+from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.errors import InvalidFieldError
 from headwater_core.settings import CoreSettings
 from headwater_core.shards import IndexKind
@@ -118,6 +119,11 @@ class UpdaterSettings(CoreSettings):
         except InvalidFieldError as error:
             raise ValueError(error.reason) from error
         return rules
+
+    @property
+    def foreseen_length(self) -> int:
+        """How many of a subject's events are read to foresee the next: repeats go further back than the towers."""
+        return max(self.history_length, REPEAT_EVENTS)
 
     @property
     def cleaning(self) -> CleaningLimits:

@@ -11,9 +11,8 @@ from headwater_core import schema
 from headwater_core.catalogue import Catalogue
 from headwater_core.database import Database
 from headwater_core.feedback_log import FeedbackLog
-from headwater_core.registry import GenerationRegistry
+from headwater_core.registry import CANARY, STABLE, GenerationRegistry
 from headwater_updater.lease import LEASE_NAME
-from headwater_updater.publisher import CANARY, STABLE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from headwater_core.events import HistoryEvent
-from headwater_core.histories import LARGEST_VALUE, MAX_ABS_VALUE
+from headwater_core.histories import MAX_ABS_VALUE, bounded
 from headwater_core.towers import TowerConfig
 
 _MEMORY = 10_000
@@ -50,9 +50,9 @@ def follow_values(config: TowerConfig, counts: np.ndarray, events: Iterable[Hist
             continue
         counts[at] += 1
         if counts[at] == 1:
-            means[at] = max(-LARGEST_VALUE, min(LARGEST_VALUE, float(event.value)))
+            means[at] = bounded(float(event.value))
             continue
-        distance = max(-LARGEST_VALUE, min(LARGEST_VALUE, event.value)) - means[at]
+        distance = bounded(event.value) - means[at]
         if counts[at] > _TRUSTED:
             distance = max(-MAX_ABS_VALUE * stds[at], min(MAX_ABS_VALUE * stds[at], distance))
         weight = 1.0 / min(int(counts[at]), _MEMORY)

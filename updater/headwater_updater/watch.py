@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 
 from headwater_core.errors import ArtifactError
+from headwater_core.events import HistoryEvent
 from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.sequential_test import SequentialTest
@@ -69,6 +70,7 @@ class Watch:
                     self.begin(0)
                 return
         asked = _asked(examples)
+        examples = [each for each in examples if any(event.position in asked for event in _new(each))]
         gains: list[dict[int, float]] = []
         theirs, ours = self._shared
         self._learner.trends.weights[theirs] = learner.trends.weights[ours]
@@ -112,11 +114,15 @@ def _shared_rows(one: Learner, other: Learner) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2).T
 
 
+def _new(example: Example) -> Sequence[HistoryEvent]:
+    return example.events[len(example.events) - example.n_new :]
+
+
 def _asked(examples: Sequence[Example]) -> set[int]:
     """The positions of the events that are ranked: of each subject the newest that is on an item of its own."""
     found: dict[str, int] = {}
     for each in examples:
-        for event in reversed(each.events[len(each.events) - each.n_new :]):
+        for event in reversed(_new(each)):
             if event.item_id and event.item_id not in found:
                 found[event.item_id] = event.position
                 break

@@ -12,9 +12,8 @@ import grpc
 from headwater.v1 import model_service_pb2 as pb
 from headwater.v1 import model_service_pb2_grpc as pb_grpc
 from headwater_core.errors import InvalidFieldError, NotFoundError
-from headwater_core.registry import GenerationRecord
+from headwater_core.registry import STABLE, GenerationRecord
 from headwater_server import convert, queries
-from headwater_server.reload import STABLE
 from headwater_server.rooms import Rooms
 from headwater_server.tokens import ListToken
 

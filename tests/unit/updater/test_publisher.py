@@ -15,11 +15,11 @@ from headwater_core.co_visits import Blend
 from headwater_core.database import Database
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CO_VISITS, CO_VISITS_DELTA, Manifest
-from headwater_core.registry import GenerationRegistry
+from headwater_core.registry import STABLE, GenerationRegistry
 from headwater_core.towers import ItemTower, JointHeads, TowerConfig, UserTower
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership
-from headwater_updater.publisher import STABLE, Draft, Published, Publisher
+from headwater_updater.publisher import Draft, Published, Publisher
 
 CONFIG = TowerConfig(4, n_layers=1, text_dimension=4, event_types=("click",), value_mean=(0.0,), value_std=(1.0,))
 N_ITEMS = 40

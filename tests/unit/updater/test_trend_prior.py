@@ -83,7 +83,6 @@ def test_a_prior_is_added_to_the_logits_of_either_softmax() -> None:
         left_out,
         torch.zeros(12),
         weights,
-        values[which, targets],
-        values[which],
+        (values[which, targets], values[which]),
     )
     assert float(sampled) == pytest.approx(float(wanted), rel=1e-5)

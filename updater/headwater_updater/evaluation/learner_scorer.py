@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.events import HistoryEvent
-from headwater_core.histories import collate, tokens
+from headwater_core.histories import collate, kept_length, tokens
 from headwater_core.towers import score
 from headwater_updater.learner import Learner
 
@@ -51,7 +50,7 @@ class LearnerScorer:
         # As servers do: so much of a history is kept that enough is left without events on items that are not known.
         times_us = [None] * len(histories) if query_times_us is None else query_times_us
         sequences = [
-            tokens(events[-max(2 * config.history_length, REPEAT_EVENTS) :], config, learner.row, time_us)
+            tokens(events[-kept_length(config) :], config, learner.row, time_us)
             for events, time_us in zip(histories, times_us, strict=True)
         ]
         scores = np.tile(self._popularity, (len(histories), 1))  # (B, N)
