@@ -11,7 +11,8 @@ written and `Recommend` is called all the time, measures
 
 and counts the calls that failed, the generations that came to serve, and how the first server's memory moved. Absolute
 times are the machine's; the promises are 0.1 s, 1 s and 10 s at the 95th percentile. Held-out users' events give no
-gradients; the watermark passes them as it passes the others. With `--minutes 10` it is the test of many swaps.
+gradients; the watermark passes them as it passes the others. With `--minutes 10` it is the test of many swaps; with
+`--new-items 0 --readers 150` besides, catalogue and histories stop growing within some minutes, and so should memory.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="for the installation; made anew if it is empty")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--rate", type=float, default=100.0, help="events a second")
+    parser.add_argument("--readers", type=int, default=5000, help="how many users the events are of")
+    parser.add_argument("--new-items", type=float, default=5.0, help="items a second that come in; 0: none")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = {
@@ -102,11 +105,11 @@ def main() -> int:
         loops = [
             threading.Thread(target=loop, args=(run, addresses, *more), daemon=True)
             for loop, *more in (
-                (_write_events, arguments.rate),
+                (_write_events, arguments.rate, arguments.readers),
                 (_watch_weights, 0),
                 (_watch_weights, 1),
                 (_measure_state,),
-                (_measure_catalogue,),
+                (_measure_catalogue, arguments.new_items),
                 (_recommend_all_the_time,),
             )
         ]
@@ -145,18 +148,18 @@ _pending: list[deque[tuple[int, float]]] = [deque(), deque()]
 """For each server, positions whose events were acknowledged, and when."""
 
 
-def _write_events(run: Run, addresses: Sequence[str], rate: float) -> None:
-    """So many events a second, ten at a time, of 5,000 users who each repeat what a real one did, in order."""
+def _write_events(run: Run, addresses: Sequence[str], rate: float, n_readers: int) -> None:
+    """So many events a second, ten at a time, of users who each repeat what a real one did, in order."""
     chance = random.Random(1)
     real = _histories()
-    readers = [iter(itertools.cycle(real[number % len(real)])) for number in range(5000)]
+    readers = [iter(itertools.cycle(real[number % len(real)])) for number in range(n_readers)]
     began, written = time.monotonic(), 0
     with Client(addresses[0]) as client:
         while not run.ended.is_set():
             time.sleep(max(0.0, began + written / rate - time.monotonic()))
             batch = [
                 event("like", user_id=f"reader-{reader}", item_id=next(readers[reader]))
-                for reader in (chance.randrange(5000) for _ in range(10))
+                for reader in (chance.randrange(n_readers) for _ in range(10))
             ]
             written += len(batch)
             if run.call(_write, client, *batch) is None:
@@ -225,8 +228,10 @@ def _measure_state(run: Run, addresses: Sequence[str]) -> None:
             time.sleep(0.2)
 
 
-def _measure_catalogue(run: Run, addresses: Sequence[str]) -> None:
-    """Sixteen items a call, five items a second: from acknowledgement to an answer that holds one of them."""
+def _measure_catalogue(run: Run, addresses: Sequence[str], rate: float) -> None:
+    """Sixteen items a call, so many a second: from acknowledgement to an answer that holds one of them."""
+    if not rate:
+        return
     chance = random.Random(2)
     with Client(addresses[0]) as here, Client(addresses[1]) as there:
         number = 0
@@ -247,7 +252,7 @@ def _measure_catalogue(run: Run, addresses: Sequence[str]) -> None:
                         run.note(f"catalogue, {name}", time.monotonic() - acknowledged)
                         break
                     time.sleep(0.005)
-            time.sleep(max(0.0, began + 16 / 5 - time.monotonic()))
+            time.sleep(max(0.0, began + 16 / rate - time.monotonic()))
 
 
 def _recommend_all_the_time(run: Run, addresses: Sequence[str]) -> None:

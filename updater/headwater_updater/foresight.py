@@ -43,7 +43,7 @@ def score(
     waiting: list[int] = []
     candidates = learner.present_rows()
     if among is not None:
-        candidates = np.intersect1d(candidates, among)
+        candidates = np.intersect1d(candidates, among, assume_unique=True)
     popular: np.ndarray | None = None
     for example in examples:
         sequence = learner.tokens(example.events)
