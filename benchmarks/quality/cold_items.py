@@ -27,9 +27,10 @@ from headwater_core.co_visits import Bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate
 from headwater_core.shards import Delta, IndexKind, Retriever, Shard, VectorTable
+from headwater_core.strategies import FRESH, SourceUse
 from headwater_server.item_space import ItemSpace
 from headwater_server.settings import ServerSettings
-from headwater_server.strategy import Candidate, place_fresh
+from headwater_server.strategy import Candidate, give_places
 from headwater_updater.evaluation.learner_scorer import LearnerScorer
 from headwater_updater.evaluation.metrics import bootstrap_interval
 from headwater_updater.evaluation.splits import Histories, IsTarget
@@ -52,7 +53,7 @@ SERVED = "headwater, as served"
 _SLATE = 50
 _ROOM: tuple[int, int] = tuple(ServerSettings.model_fields[f"fresh_every{part}"].default for part in ("", "_below"))
 _FITTING_SHARE: float = ServerSettings.model_fields["fresh_top_share"].default
-_OTHER_ROOMS = ((1000, 1000), (10, 10), (10, 5), (5, 5))
+_OTHER_ROOMS = ((500, 500), (10, 10), (10, 5), (5, 5))
 """How often else a place could be a new item's: of the first ones, and below."""
 
 
@@ -223,9 +224,11 @@ class Server:
         def passes(item_id: str) -> bool:
             return not seen[self._place[item_id]]
 
-        slate = [Candidate(*each) for each in self._space.retrieve(interests, _SLATE, passes, bonuses=bonuses)]
+        found = self._space.retrieve(interests, _SLATE, passes, bonuses=bonuses)
+        slate = [Candidate(each.item_id, each.score, (each.source,)) for each in found]
         fitting = self._space.fitting_new(interests, _SLATE, _FITTING_SHARE, passes, bonuses)
-        placed = place_fresh(slate, [Candidate(*each) for each in fitting], *room)
+        use = SourceUse(name=FRESH, every=room[0], every_below=room[1])
+        placed = give_places(slate, [use], {FRESH: fitting})
         return [candidate.item_id for candidate in placed]
 
     def _vectors(self, item_ids: Sequence[str]) -> np.ndarray:

@@ -126,6 +126,12 @@ class Bonuses(NamedTuple):
         )
         return Bonuses(items, values.astype(np.float32))
 
+    def times(self, factor: float) -> Bonuses:
+        """So many times as much; 0 times is nothing."""
+        if factor == 1.0:
+            return self
+        return self._replace(values=self.values * np.float32(factor)) if factor else NO_BONUSES
+
 
 NO_BONUSES = Bonuses(np.empty(0, np.int64), np.empty(0, np.float32))
 

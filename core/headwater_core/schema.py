@@ -229,3 +229,16 @@ server_leases = _table(
     [_column("server_id", _key(256)), _column("generations", JSON), _column("expire_time_us", BigInteger)],
     ["server_id"],
 )
+
+strategies = _table(
+    "strategies",
+    [
+        _column("name", _key(64)),
+        _column("version", BigInteger),
+        # NULL when the version is a deletion.
+        _column("document", JSON(none_as_null=True), nullable=True),
+        _column("create_time_us", BigInteger),
+    ],
+    ["name", "version"],
+    wide=True,
+)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headwater_core.catalogue import Item
+from headwater_core.strategies import Only
 from headwater_server.catalogue_view import CatalogueView
 
 
@@ -20,6 +21,8 @@ class ItemFilter:
     published_after_us: int | None = None
     published_before_us: int | None = None
     excluded: frozenset[str] = frozenset()
+    only: Only | None = None
+    """What the strategy shows at all; None: any."""
 
     def passes(self, item: Item | None, now_us: int) -> bool:
         """Whether this item may be answered now; never for one that the catalogue does not hold."""
@@ -32,6 +35,8 @@ class ItemFilter:
         if self.categories and self.categories.isdisjoint(item.categories):
             return False
         if any(item.attributes.get(key) != value for key, value in self.attributes.items()):
+            return False
+        if self.only is not None and not _is_within(item, self.only):
             return False
         published_us = item.publish_time_us if item.publish_time_us is not None else item.update_time_us
         if self.published_after_us is not None and published_us < self.published_after_us:
@@ -46,6 +51,7 @@ class ItemFilter:
             or self.attributes
             or self.published_after_us is not None
             or self.published_before_us is not None
+            or (self.only is not None and (self.only.categories or self.only.attributes))
         )
 
     def candidates(self, view: CatalogueView) -> list[str]:
@@ -53,6 +59,15 @@ class ItemFilter:
 
         A copy, made on the event loop: threads may look closer at it while the view changes.
         """
-        if self.categories:
-            return list(set[str]().union(*(view.in_category(category) for category in self.categories)))
+        categories = self.categories or (self.only.categories if self.only is not None else ())
+        if categories:
+            return list(set[str]().union(*(view.in_category(category) for category in categories)))
         return list(view.items)
+
+
+def _is_within(item: Item, only: Only) -> bool:
+    if only.categories and not any(category in only.categories for category in item.categories):
+        return False
+    if any(category in only.without_categories for category in item.categories):
+        return False
+    return all(item.attributes.get(key) == value for key, value in only.attributes.items())

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from headwater_core.co_visits import NO_BONUSES, Bonuses
 from headwater_core.newcomers import Heritage, inherit, unit_vectors
 from headwater_core.shards import Delta, Mask, Retriever, Rows, Vectors, VectorTable
-from headwater_server.strategy import CO_VISIT, FRESH, TOWER
+from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
 """Candidates taken beyond what is wanted, for those that a filter refuses."""
@@ -29,12 +29,13 @@ _SAMPLE = 2000
 
 
 class Found(NamedTuple):
-    """An item that retrieval found."""
+    """An item that was found for a request."""
 
     item_id: str
     score: float
     source: str
-    """FRESH: nobody has met it yet; CO_VISIT: its vector alone scores below all that was found; else TOWER."""
+    """What speaks for it. Of an item space: FRESH: nobody has met it yet; CO_VISIT: its vector alone scores below all
+    that was found; else TOWER."""
 
 
 class ItemSpace:

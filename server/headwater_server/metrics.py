@@ -29,6 +29,19 @@ class ServerMetrics:
         self.degraded = Counter(
             "headwater_degraded_answers", "Answers with a part missing, by part.", ["part"], registry=self.registry
         )
+        self.source_seconds = Histogram(
+            "headwater_source_seconds",
+            "Time that a source took to propose items.",
+            ["source"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.sources_left_out = Counter(
+            "headwater_sources_left_out",
+            "Times that a source was left out of an answer, and why: failed, slow, overdue.",
+            ["source", "why"],
+            registry=self.registry,
+        )
         self.embedded = Counter("headwater_embedded_histories", "Histories embedded.", registry=self.registry)
         self.embedding_cache_hits = Counter(
             "headwater_embedding_cache_hits", "Requests answered with a vector kept.", registry=self.registry

@@ -58,13 +58,15 @@ class RecommendQuery:
     page: PageToken | None
     item_filter: ItemFilter
     exclude_seen: bool
-    diversity: float
+    diversity: float | None
+    """None: as the strategy says."""
     context: Mapping[str, str] = field(default_factory=dict)
     surface: str = ""
     explain: bool = False
     label: str = ""
     generation: int = 0
     return_items: bool = False
+    strategy: str = ""
 
 
 def page_size(value: int, default: int = DEFAULT_PAGE_SIZE, largest: int = MAX_PAGE_SIZE) -> int:
@@ -219,13 +221,14 @@ def recommend_query(
         page=PageToken.open(message.page_token, "page_token", tenant) if message.page_token else None,
         item_filter=item_filter(message.filter, message.exclude_item_ids),
         exclude_seen=message.exclude_seen if message.HasField("exclude_seen") else True,
-        diversity=message.diversity,
+        diversity=message.diversity if message.HasField("diversity") else None,
         context=dict(message.context),
         surface=message.surface,
         explain=message.explain,
         label=message.label if chosen == "label" else "",
         generation=message.generation if chosen == "generation" else 0,
         return_items=message.return_items,
+        strategy=message.strategy,
     )
 
 

@@ -1,29 +1,44 @@
-"""The way of a request: history → interests, bonuses → candidates → filters → strategy → the final check → a slate."""
+"""The way of a request: history → interests → what the sources propose → the strategy → the final check → a slate."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from headwater_core.errors import DatabaseUnavailableError
-from headwater_core.events import HistoryEvent
+from headwater_core.events import EventType, HistoryEvent
 from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
+from headwater_core.strategies import (
+    BLEND,
+    BLENDED,
+    CATEGORY,
+    CO_VISIT,
+    CONTEXT,
+    FRESH,
+    POPULAR,
+    RANKS,
+    REPEAT,
+    TOWER,
+    Strategy,
+)
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
 from headwater_server.filters import ItemFilter
-from headwater_server.item_space import Found
-from headwater_server.popularity import RecentPopularity
+from headwater_server.item_space import Found, ItemSpace
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
-from headwater_server.strategy import CO_VISIT, FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
+from headwater_server.sources.candidate_source import Asked
+from headwater_server.sources.gathering import Gathered, Gathering
+from headwater_server.strategy import PINNED, Candidate, boost, cap, diversify, fill, fuse, give_places, pin
+from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
 HISTORY_UNAVAILABLE = "history"
@@ -33,18 +48,20 @@ NEVER_AGAIN = frozenset({"dislike", "hide"})
 STATE_LIMIT_S = 1.0
 """A database that takes longer to give a history counts as away: an answer without it beats none."""
 _CONTEXT_EVENT = "view"
-_DIVERSITY_POOL = 5
-"""Candidates per place among which variety is looked for."""
-_INLINE_ITEMS = 20_000
-"""Searching so few items takes well under a millisecond."""
+_POOL = 5
+"""Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
+_BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
+"""What proposes nothing that the blend leaves out."""
 _REASONS = {
     TOWER: "close to what you did lately",
     CO_VISIT: "others went on to this after what you did lately",
     POPULAR: "popular now",
     FRESH: "new, and close to what you did lately",
+    REPEAT: "you come back to this",
+    CATEGORY: "popular now in what you turn to",
+    CONTEXT: "like what you look at",
+    PINNED: "chosen for everybody",
 }
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,7 @@ class Slate:
     """What a request is answered with."""
 
     generation: ServingGeneration
+    strategy: NamedStrategy
     candidates: list[Candidate]
     has_more: bool
     degraded_parts: list[str] = field(default_factory=list)
@@ -79,14 +97,13 @@ class Recommender:
         generations: Generations,
         embedder: UserEmbedder,
         view: CatalogueView,
-        popularity: RecentPopularity,
+        gathering: Gathering,
+        strategies: StrategyBook,
         *,
+        event_types: Callable[[], Mapping[str, EventType]],
         query_features: QueryFeatures,
         run_in_compute: Callable[..., Awaitable[Any]],
         now_us: Callable[[], int],
-        fresh_every: int,
-        fresh_every_below: int,
-        fresh_top_share: float,
         state_limit_s: float = STATE_LIMIT_S,
     ) -> None:
         """Join the parts.
@@ -96,78 +113,148 @@ class Recommender:
             generations: what is loaded.
             embedder: histories → interests.
             view: items for filters.
-            popularity: what is popular now.
+            gathering: asks the sources.
+            strategies: what makes slates.
+            event_types: gives the registered types.
             query_features: tells whether searches are understood now.
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
-            fresh_every: of the first places, one in so many goes to a new item that fits.
-            fresh_every_below: below them, one in so many.
-            fresh_top_share: how much of the catalogue still fits, by direction.
             state_limit_s: how long a history may take to come from the database.
         """
         self._states = states
         self._generations = generations
         self._embedder = embedder
         self._view = view
-        self._popularity = popularity
+        self._gathering = gathering
+        self._strategies = strategies
+        self._event_types = event_types
         self._query_features = query_features
         self._run_in_compute = run_in_compute
         self._now_us = now_us
-        self._fresh_every, self._fresh_every_below = fresh_every, fresh_every_below
-        self._fresh_top_share = fresh_top_share
         self._state_limit_s = state_limit_s
 
-    async def recommend(self, query: RecommendQuery) -> Slate:
+    async def recommend(self, query: RecommendQuery, named: NamedStrategy | None = None) -> Slate:
         """The slate for a checked request.
 
+        Args:
+            query: the request.
+            named: makes the slate; None: the one that the request names, or the default.
+
         Raises:
+            InvalidFieldError: the request names a strategy that is not there.
             NotReadyError: the generation asked for is not loaded.
             DatabaseUnavailableError: the consistency token needs the database and it is away.
         """
+        named = named or self._strategies.of(query.strategy)
+        strategy = named.strategy
         generation = self._generation(query)
         known = await self.known(query.audience)
         notices = self._notices(query)
-        history = known.history + tuple(
-            HistoryEvent(0, self._now_us(), _CONTEXT_EVENT, item_id)
-            for item_id in query.context_item_ids
-            if item_id in self._view.items
-        )
+        item_filter = self._filter(query, known, strategy)
+        asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
+        wanted = query.page_size + 1  # one more tells whether there is a next page
+        diversity = strategy.diversity if query.diversity is None else query.diversity
+        pool = wanted * (_POOL if diversity > 0.0 or strategy.boosts or strategy.caps else 1)
+        gathered, slate = await self._ranked(strategy, asked, pool)
+        if strategy.boosts:
+            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking == BLEND)
+        if diversity > 0.0:
+            slate = self._diversified(asked.space, slate, diversity, pool if strategy.caps else wanted)
+        # Whatever has places of its own, and however many a cap takes out, the page is no longer than was asked for.
+        has_more = len(slate) > query.page_size
+        if not strategy.caps:
+            slate = slate[: query.page_size]
+        before = len(query.page.served_item_ids) if query.page is not None else 0
+        slate = give_places(slate, strategy.sources, gathered.proposals, before)
+        if strategy.pins and query.page is None:
+            slate = pin(slate, [each for each in strategy.pins if asked.passes(each.item_id)])
+        slate = cap(slate, strategy.caps, self._view.items, query.page_size) if strategy.caps else slate
+        # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
+        now_us = self._now_us()
+        slate = [
+            shown
+            for shown in slate[: query.page_size]
+            if item_filter.passes(self._view.items.get(shown.item_id), now_us)
+        ]
+        return Slate(generation, named, slate, has_more, [*degraded_parts, *gathered.left_out], notices)
+
+    def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
         if query.page is not None:
             excluded.update(query.page.served_item_ids)
         if query.exclude_seen:
             excluded.update(known.seen_item_ids, (event.item_id for event in known.history))
         excluded.update(event.item_id for event in known.history if event.event_type in NEVER_AGAIN)
-        item_filter = dataclasses.replace(query.item_filter, excluded=frozenset(excluded))
+        return dataclasses.replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
+
+    async def _asked(
+        self,
+        query: RecommendQuery,
+        known: Known,
+        generation: ServingGeneration,
+        item_filter: ItemFilter,
+        strategy: Strategy,
+    ) -> tuple[Asked, list[str]]:
+        """The request as sources see it, and what of it is missing."""
+        now_us = self._now_us()
+        items = self._view.items
+        history = known.history + tuple(
+            HistoryEvent(0, now_us, _CONTEXT_EVENT, item_id) for item_id in query.context_item_ids if item_id in items
+        )
         if known.state is not None and known.is_stored_only and not query.context_item_ids:
             interests = await self._embedder.of_state(generation, known.state)
         elif history:
             interests = await self._embedder.of_history(generation, history)
         else:
             interests = generation.items.no_interests()
-        degraded_parts = list(known.degraded_parts)
+        missing = list(known.degraded_parts)
         if self._query_features.is_failing and any(event.query for event in history):
-            degraded_parts.append(QUERIES_UNAVAILABLE)
-        wanted = query.page_size + 1  # one more tells whether there is a next page
-        pool = wanted * (_DIVERSITY_POOL if query.diversity > 0.0 else 1)
-        # Listed here, on the event loop, where nothing changes the view meanwhile.
-        candidates = item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None
-        found, fitting = await self._compute(
-            generation, self._retrieve, generation, history, interests, pool, item_filter, candidates
+            missing.append(QUERIES_UNAVAILABLE)
+
+        def passes(item_id: str) -> bool:
+            return item_filter.passes(items.get(item_id), now_us)
+
+        asked = Asked(
+            generation=generation,
+            space=generation.items,
+            history=history,
+            interests=interests,
+            context_item_ids=[item_id for item_id in query.context_item_ids if item_id in items],
+            passes=passes,
+            # Listed here, on the event loop, where nothing changes the view meanwhile.
+            only=item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None,
+            excluded=item_filter.excluded,
+            weights={name: strategy.weight_of(name) for name in BLENDED},
+            event_weights=self._event_weights(strategy) if strategy.use_of(CATEGORY) else {},
         )
-        personal = [Candidate(*item) for item in found]
-        slate = make_slate(personal, self._popular(generation, item_filter), pool)
-        if query.diversity > 0.0:
-            slate = self._diversified(generation, slate, query.diversity, wanted)
-        has_more = len(slate) > query.page_size
-        slate = slate[: query.page_size]
-        before = len(query.page.served_item_ids) if query.page is not None else 0
-        every, below = self._fresh_every, self._fresh_every_below
-        slate = place_fresh(slate, [Candidate(*item) for item in fitting], every, below, before)
-        # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
-        now_us = self._now_us()
-        slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
-        return Slate(generation, slate, has_more, degraded_parts, notices)
+        return asked, missing
+
+    async def _ranked(self, strategy: Strategy, asked: Asked, pool: int) -> tuple[Gathered, list[Candidate]]:
+        """What the sources propose, and the best `pool` of it in the order of the strategy's ranking."""
+        until_s = strategy.budget_ms / 1000
+        with_places = [source.name for source in strategy.sources if source.every]
+        if strategy.ranking == RANKS:
+            names = [source.name for source in strategy.sources]
+            gathered = await self._gathering.ask(names, asked, pool, until_s)
+            weights: dict[str, float] = {source.name: source.weight for source in strategy.sources}
+            return gathered, fuse(gathered.proposals, weights)[:pool]
+        gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
+        blended = [Candidate(each.item_id, each.score, (each.source,)) for each in gathered.proposals[BLEND]]
+        fillers = [source.name for source in strategy.sources if source.name not in _BLENDED_ONLY and source.weight]
+        if len(blended) < pool and fillers:
+            more = await self._gathering.ask(
+                [name for name in fillers if name not in with_places], asked, pool, until_s
+            )
+            gathered.proposals.update(more.proposals)
+            gathered.left_out += more.left_out
+            blended = fill(blended, itertools.chain(*(gathered.proposals[name] for name in fillers)), pool)
+        return gathered, blended
+
+    def _event_weights(self, strategy: Strategy) -> dict[str, float]:
+        return {
+            name: 0.0 if event_type.is_negative else strategy.event_weights.get(name, event_type.weight)
+            for name, event_type in self._event_types().items()
+        }
 
     async def known(self, audience: Audience) -> Known:
         """The audience's history and seen items.
@@ -223,14 +310,7 @@ class Recommender:
 
     def reasons(self, candidate: Candidate) -> list[str]:
         """Why a candidate is there, for a person to read."""
-        return [_REASONS[candidate.source]]
-
-    async def _compute(self, generation: ServingGeneration, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Run here what takes less time than two threads take to hand it over, else on the compute threads."""
-        if generation.items.item_count <= _INLINE_ITEMS:
-            return call(*arguments)
-        found: Result = await self._run_in_compute(call, *arguments)
-        return found
+        return [_REASONS[source] for source in candidate.sources]
 
     def _generation(self, query: RecommendQuery) -> ServingGeneration:
         if query.generation:
@@ -257,47 +337,9 @@ class Recommender:
         ]
         return notices
 
-    def _retrieve(
-        self,
-        generation: ServingGeneration,
-        history: Sequence[HistoryEvent],
-        interests: Vectors,
-        k: int,
-        item_filter: ItemFilter,
-        candidates: Sequence[str] | None,
-    ) -> tuple[list[Found], list[Found]]:
-        """The k best items, and the new ones that fit."""
-        now_us = self._now_us()
-        items = self._view.items
-
-        def passes(item_id: str) -> bool:
-            return item_filter.passes(items.get(item_id), now_us)
-
-        only = None if candidates is None else filter(passes, candidates)
-        space = generation.items
-        bonuses = generation.gains(space, history)
-        found = space.retrieve(interests, k, passes, only, item_filter.excluded, bonuses)
-        return found, space.fitting_new(interests, k, self._fresh_top_share, passes, bonuses)
-
-    def _popular(self, generation: ServingGeneration, item_filter: ItemFilter) -> Iterator[Candidate]:
-        """What the generation says is trending, where it found that this matters; then what is popular now."""
-        now_us = self._now_us()
-        trending = dict.fromkeys(generation.trending)
-        popular = (item_id for item_id in self._popularity.ranking() if item_id not in trending)
-        return (
-            Candidate(item_id, self._popularity.score(item_id), POPULAR)
-            for item_id in itertools.chain(trending, popular)
-            if item_filter.passes(self._view.items.get(item_id), now_us)
-        )
-
-    def _diversified(
-        self, generation: ServingGeneration, slate: list[Candidate], diversity: float, size: int
-    ) -> list[Candidate]:
-        placed = [
-            (candidate, row) for candidate in slate if (row := generation.items.row(candidate.item_id)) is not None
-        ]
-        vectors = generation.items.vectors([row for _, row in placed])
-        chosen = diversify([candidate for candidate, _ in placed], vectors, diversity, size)
+    def _diversified(self, space: ItemSpace, slate: list[Candidate], diversity: float, size: int) -> list[Candidate]:
+        placed = [(candidate, row) for candidate in slate if (row := space.row(candidate.item_id)) is not None]
+        chosen = diversify([each for each, _ in placed], space.vectors([row for _, row in placed]), diversity, size)
         # What has no vector cannot be compared; it comes last rather than not at all.
-        unplaced = [candidate for candidate in slate if generation.items.row(candidate.item_id) is None]
+        unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
         return (chosen + unplaced)[:size]

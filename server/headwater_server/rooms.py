@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 import torch
 
-from headwater_core import event_types
+from headwater_core import event_types, strategy_store
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, ItemChange
 from headwater_core.co_visits import REPEAT_EVENTS
@@ -29,6 +29,7 @@ from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.histories import kept_length
 from headwater_core.impressions import ImpressionLog
 from headwater_core.registry import GenerationRegistry
+from headwater_core.strategy_store import StrategyStore
 from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_server.catalogue_tail import CatalogueTail
 from headwater_server.catalogue_view import CatalogueView
@@ -45,6 +46,13 @@ from headwater_server.recommender import Recommender
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
+from headwater_server.sources.candidate_source import CandidateSource
+from headwater_server.sources.context import ContextSource
+from headwater_server.sources.fresh import FreshSource
+from headwater_server.sources.gathering import Gathering
+from headwater_server.sources.personal import BlendSource, CoVisitSource, RepeatSource, TowerSource
+from headwater_server.sources.popular import CategorySource, PopularSource
+from headwater_server.strategy_book import StrategyBook, built_in_strategy
 from headwater_server.user_states import UserState, UserStates
 
 _WARM_UP_HISTORIES = 64
@@ -88,6 +96,7 @@ class Rooms:
         self.event_type_store = EventTypes(self.database, self.tenant)
         self.event_types: Mapping[str, EventType] = BUILT_IN_EVENT_TYPES
         self.catalogue = Catalogue(self.database, self.tenant)
+        self.strategy_store = StrategyStore(self.database, self.tenant)
         self.registry = GenerationRegistry(self.database, self.tenant)
         self._features = FeatureStore(self.database, self.tenant)
         self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir)
@@ -121,18 +130,28 @@ class Rooms:
             prepare=self._prepare,
             canary_share=settings.canary_share,
         )
+        self.strategies = StrategyBook(built_in_strategy(settings.fresh_every, settings.fresh_every_below))
+        sources: tuple[CandidateSource, ...] = (
+            BlendSource(),
+            TowerSource(),
+            CoVisitSource(),
+            RepeatSource(),
+            PopularSource(self.popularity),
+            CategorySource(self.popularity, self.view),
+            ContextSource(),
+            FreshSource(settings.fresh_top_share),
+        )
         self.recommender = Recommender(
             self.states,
             self.generations,
             self.embedder,
             self.view,
-            self.popularity,
+            Gathering(sources, self.in_compute, self.metrics),
+            self.strategies,
+            event_types=lambda: self.event_types,
             query_features=self.query_features,
             run_in_compute=self.in_compute,
             now_us=self.now_us,
-            fresh_every=settings.fresh_every,
-            fresh_every_below=settings.fresh_every_below,
-            fresh_top_share=settings.fresh_top_share,
         )
         self.database_is_away = False
         """Whether the last look at the database failed: what others wrote since is missing here."""
@@ -166,6 +185,7 @@ class Rooms:
         """
         await self.in_writing(self.database.migrate)
         await self.refresh_event_types()
+        await self.refresh_strategies()
         await self.catalogue_tail.catch_up()
         self.states.set_links(await self.in_database(self.log.links))
         self._last_erasure = await self.in_database(self._newest_erasure)
@@ -204,6 +224,8 @@ class Rooms:
             return  # nobody wrote anything: an idle server costs one small read per look
         if counted.get(event_types.REVISION) != self._counted.get(event_types.REVISION):
             await self.refresh_event_types()
+        if counted.get(strategy_store.REVISION) != self._counted.get(strategy_store.REVISION):
+            await self.refresh_strategies()
         await self.log_tail.catch_up()
         await self.catalogue_tail.catch_up()
         await self._follow_erasures()
@@ -258,6 +280,13 @@ class Rooms:
     async def refresh_event_types(self) -> None:
         """Read the registered event types."""
         self.event_types = await self.in_database(self.event_type_store.all)
+
+    async def refresh_strategies(self) -> None:
+        """Read the strategies."""
+        try:
+            self.strategies.replace(await self.in_database(self.strategy_store.all))
+        except InvalidFieldError as error:  # a newer release wrote it: what is held goes on answering
+            log.error("strategies_not_read", reason=str(error))
 
     async def register_event_types(self, names: Collection[str]) -> None:
         """Register the types that an import meets and nobody registered, while there is room for more.

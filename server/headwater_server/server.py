@@ -22,6 +22,8 @@ from headwater.v1 import (
     model_service_pb2_grpc,
     recommendation_service_pb2,
     recommendation_service_pb2_grpc,
+    strategy_service_pb2,
+    strategy_service_pb2_grpc,
     user_service_pb2,
     user_service_pb2_grpc,
 )
@@ -32,6 +34,7 @@ from headwater_server.services.catalog_service import CatalogService
 from headwater_server.services.event_service import EventService
 from headwater_server.services.model_service import ModelService
 from headwater_server.services.recommendation_service import RecommendationService
+from headwater_server.services.strategy_service import StrategyService
 from headwater_server.services.user_service import UserService
 from headwater_server.settings import ServerSettings
 
@@ -49,6 +52,7 @@ _ALWAYS_SERVING = (
     catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name,
     user_service_pb2.DESCRIPTOR.services_by_name["UserService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    strategy_service_pb2.DESCRIPTOR.services_by_name["StrategyService"].full_name,
 )
 _RECOMMENDATION = recommendation_service_pb2.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 _DATABASE_PAUSE_S = 0.5
@@ -71,6 +75,7 @@ class HeadwaterServer:
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogService(self.rooms), self._server)
         user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self.rooms), self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.rooms), self._server)
+        strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyService(self.rooms), self._server)
         recommendation_service_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationService(self.rooms), self._server
         )

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from headwater_core.co_visits import REPEAT_EVENTS, Bonuses, trend_bonuses
+from headwater_core.co_visits import REPEAT_EVENTS, Blend, Bonuses, trend_bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.manifest import Manifest
 from headwater_core.newcomers import Heritage
 from headwater_core.shards import Vectors
+from headwater_core.strategies import CO_VISIT, POPULAR, REPEAT
 from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, load_state
 from headwater_server.item_space import ItemSpace
+
+_AS_LEARNED: Mapping[str, float] = MappingProxyType({})
 
 
 class Scores(NamedTuple):
@@ -85,14 +90,43 @@ class ServingGeneration:
         interests = iter(self._user_tower(batch, torch.from_numpy(item_vectors)).numpy())  # (B, K, d)
         return [next(interests) if len(sequence) else items.no_interests() for sequence in sequences]
 
-    def bonuses(self, history: Sequence[HistoryEvent]) -> Bonuses:
-        """What a history, oldest event first, adds to the scores of items, by their rows."""
-        known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
-        return self._co_visits.bonuses(list(itertools.islice(known, REPEAT_EVENTS)), self._blend)
+    def bonuses(self, history: Sequence[HistoryEvent], weights: Mapping[str, float] = _AS_LEARNED) -> Bonuses:
+        """What a history, oldest event first, adds to the scores of items, by their rows.
 
-    def gains(self, items: ItemSpace, history: Sequence[HistoryEvent]) -> Bonuses:
-        """All that is added to the towers' scores: by the history, also to what inherits, and by the trend."""
-        return items.inherited(self.bonuses(history)).joined(self._trend)
+        Args:
+            history: the user's.
+            weights: what the parts of CO_VISIT and REPEAT are multiplied with; 1 where they are not named.
+        """
+        co_visits, repeats = weights.get(CO_VISIT, 1.0), weights.get(REPEAT, 1.0)
+        if co_visits == repeats == 1.0:
+            return self._bonuses(history, self._blend)
+        of_co_visits = self._bonuses(history, replace(self._blend, repeat_strength=0.0)).times(co_visits)
+        return of_co_visits.joined(self._bonuses(history, replace(self._blend, strength=0.0)).times(repeats))
+
+    def co_visit_bonuses(self, history: Sequence[HistoryEvent]) -> Bonuses:
+        """What others went on to after the history's last items, whether or not the blend makes use of it."""
+        return self._bonuses(history, replace(self._blend, strength=1.0, repeat_strength=0.0))
+
+    def repeat_bonuses(self, history: Sequence[HistoryEvent]) -> Bonuses:
+        """What the history has itself, whether or not the blend makes use of it."""
+        return self._bonuses(history, replace(self._blend, strength=0.0, repeat_strength=1.0))
+
+    def gains(
+        self, items: ItemSpace, history: Sequence[HistoryEvent], weights: Mapping[str, float] = _AS_LEARNED
+    ) -> Bonuses:
+        """All that is added to the towers' scores: by the history, also to what inherits, and by the trend.
+
+        Args:
+            items: what inherits.
+            history: the user's.
+            weights: as in `bonuses`, and POPULAR for the trend.
+        """
+        trend = self._trend.times(weights.get(POPULAR, 1.0))
+        return items.inherited(self.bonuses(history, weights)).joined(trend)
+
+    def _bonuses(self, history: Sequence[HistoryEvent], blend: Blend) -> Bonuses:
+        known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
+        return self._co_visits.bonuses(list(itertools.islice(known, REPEAT_EVENTS)), blend)
 
     def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
         try:

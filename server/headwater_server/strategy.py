@@ -1,81 +1,192 @@
-"""From candidates to a slate: merge, fill, give new items a place, vary. Pure."""
+"""From what sources propose to a slate: fuse, fill, boost, vary, give places, cap. Pure."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-TOWER = "tower"
-CO_VISIT = "co_visit"
-POPULAR = "popular"
-FRESH = "fresh"
+from headwater_core.catalogue import Item
+from headwater_core.strategies import ATTRIBUTE_PREFIX, CATEGORY_KEY, Boost, Cap, Pin, SourceUse
+from headwater_server.item_space import Found
+
+PINNED = "pinned"
+_RANK_CONSTANT = 60
+"""Of reciprocal-rank fusion, as its authors chose it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An item that a source proposes."""
+    """An item that may be shown."""
 
     item_id: str
     score: float
-    source: str
+    sources: tuple[str, ...]
+    """What proposed it, the first to do so first."""
 
 
-def make_slate(personal: Sequence[Candidate], popular: Iterable[Candidate], size: int) -> list[Candidate]:
-    """The best personal candidates, filled up with popular ones when they are too few.
+def fuse(proposals: Mapping[str, Sequence[Found]], weights: Mapping[str, float]) -> list[Candidate]:
+    """Every proposed item, by the weighted sum of its reciprocal ranks (Cormack et al., SIGIR 2009).
 
     Args:
-        personal: scored for the user, best first.
-        popular: best first, read only as far as needed; their scores are replaced by ones below every personal score,
-            in the same order.
-        size: how many at most.
+        proposals: by source, best first.
+        weights: by source; one of weight 0 proposes nothing.
     """
-    slate = list(personal[:size])
-    taken = {candidate.item_id for candidate in slate}
-    floor = min((candidate.score for candidate in slate), default=0.0)
-    if len(slate) == size:
-        return slate
-    filling = (candidate for candidate in popular if candidate.item_id not in taken)
-    for rank, candidate in enumerate(itertools.islice(filling, size - len(slate))):
-        slate.append(Candidate(candidate.item_id, floor - 1.0 - 0.01 * rank if personal else candidate.score, POPULAR))
-    return slate
+    scores: defaultdict[str, float] = defaultdict(float)
+    sources: defaultdict[str, list[str]] = defaultdict(list)
+    for name, proposed in proposals.items():
+        if not weights.get(name):
+            continue
+        for rank, each in enumerate(proposed, start=1):
+            scores[each.item_id] += weights[name] / (_RANK_CONSTANT + rank)
+            sources[each.item_id].append(name)
+    ranked = sorted(scores, key=lambda item_id: -scores[item_id])  # stable: ties as they were proposed
+    return [Candidate(item_id, scores[item_id], tuple(sources[item_id])) for item_id in ranked]
 
 
-def place_fresh(
-    slate: list[Candidate], fresh: Sequence[Candidate], every: int, below: int, before: int = 0
-) -> list[Candidate]:
-    """Give new items their first impressions: at fixed places, the best one that is not yet in the slate.
-
-    Room for new items costs others theirs, the more the higher up it is. So the first places give one of `every`, the
-    last of them; what is below gives more, the last of each `below`. None is given where a new item stands already.
+def fill(slate: Sequence[Candidate], proposals: Iterable[Found], size: int) -> list[Candidate]:
+    """The slate, filled up with what else is proposed when it is too short.
 
     Args:
         slate: best first.
-        fresh: new items that fit the user well enough, best first.
-        every: slates shorter than this are left as they are.
-        below: how often there is a place after the first `every`.
+        proposals: best first; their scores are replaced by ones below the slate's, in the same order.
+        size: how many at most.
+    """
+    filled = list(slate[:size])
+    taken = {candidate.item_id for candidate in filled}
+    floor = min((candidate.score for candidate in filled), default=0.0)
+    for each in proposals:
+        if len(filled) >= size:
+            break
+        if each.item_id in taken:
+            continue
+        taken.add(each.item_id)
+        score = floor - 1.0 - 0.01 * (len(filled) - len(slate)) if slate else each.score
+        filled.append(Candidate(each.item_id, score, (each.source,)))
+    return filled
+
+
+def boost(
+    slate: Sequence[Candidate], boosts: Sequence[Boost], items: Mapping[str, Item], *, is_log: bool
+) -> list[Candidate]:
+    """The slate in the order that boosts give it; an item of several gets the product.
+
+    Args:
+        slate: best first.
+        boosts: what counts for more or for less.
+        items: the catalogue.
+        is_log: whether scores are logarithms of what is to be multiplied, as the scores of a softmax are.
+    """
+    boosted = []
+    for candidate in slate:
+        item = items.get(candidate.item_id)
+        factor = math.prod(each.factor for each in boosts if item is not None and each.value in values(item, each.key))
+        score = candidate.score + math.log(factor) if is_log else candidate.score * factor
+        boosted.append(replace(candidate, score=score))
+    return sorted(boosted, key=lambda candidate: -candidate.score)
+
+
+def give_places(
+    slate: Sequence[Candidate],
+    uses: Sequence[SourceUse],
+    proposals: Mapping[str, Sequence[Found]],
+    before: int = 0,
+) -> list[Candidate]:
+    """Give sources places of their own: at each, the best of the source's items that is not in the slate yet.
+
+    A place costs others theirs, the more the higher up it is. So of the first places a source gets one of `every`, the
+    last of them, and below, the last of each `every_below`; none where one of its items stands in between already. Of
+    two sources that are due at one place the first gets it, the other the next one.
+
+    Args:
+        slate: best first.
+        uses: those of sources that have places.
+        proposals: by source, best first.
         before: how many places earlier pages had.
     """
     placed = list(slate)
     present = {candidate.item_id for candidate in slate}
-    newcomers = (candidate for candidate in fresh if candidate.item_id not in present)
-    start = 0
-    for place in range(len(placed)):
-        beyond = before + place + 1 - every
-        if beyond < 0 or beyond % below:
-            continue
-        window, start = placed[start : place + 1], place + 1
-        if any(candidate.source == FRESH for candidate in window):
-            continue
-        newcomer = next(newcomers, None)
-        if newcomer is None:
-            break
-        # The displaced candidate's score keeps the answer sorted by score.
-        placed[place] = Candidate(newcomer.item_id, placed[place].score, FRESH)
+    turns = [_Turn(use, proposals.get(use.name, ()), before) for use in uses if use.every]
+    for place, candidate in enumerate(slate, start=before + 1):
+        is_given = False
+        for turn in turns:
+            newcomer = turn.at(place, candidate, present, may_take=not is_given)
+            if newcomer is not None:
+                is_given = True
+                present.add(newcomer.item_id)
+                # The displaced candidate's score keeps the answer sorted by score.
+                placed[place - before - 1] = Candidate(newcomer.item_id, candidate.score, (newcomer.source,))
     return placed
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Where a source stands with its places."""
+
+    use: SourceUse
+    proposed: Sequence[Found]
+    before: int
+    is_met: bool = False
+    """Whether one of its items stands between its last place and here."""
+    due: int = field(init=False)
+    """Its next place."""
+    _next: Iterator[Found] = field(init=False)
+
+    def __post_init__(self) -> None:
+        every, below = self.use.places
+        self.due = every if self.before < every else every + -(-(self.before + 1 - every) // below) * below
+        self._next = iter(self.proposed)
+
+    def at(self, place: int, there: Candidate, present: set[str], *, may_take: bool) -> Found | None:
+        """What the source puts at a place in the stead of what is there; None: nothing."""
+        self.is_met = self.is_met or self.use.name in there.sources
+        if place < self.due or not (may_take or self.is_met):
+            return None
+        own = None if self.is_met else next((each for each in self._next if each.item_id not in present), None)
+        below = self.use.places[1]
+        self.due += below * max(1, -(-(place + 1 - self.due) // below))
+        self.is_met = False
+        return own
+
+
+def pin(slate: Sequence[Candidate], pins: Sequence[Pin]) -> list[Candidate]:
+    """The slate with pinned items at their places, or last where it is shorter; others move down."""
+    pinned = {each.item_id for each in pins}
+    scores = {candidate.item_id: candidate.score for candidate in slate}
+    rest = [candidate for candidate in slate if candidate.item_id not in pinned]
+    for each in sorted(pins, key=lambda each: each.place):
+        at = min(each.place - 1, len(rest))
+        neighbour = rest[at - 1].score if at else (rest[0].score if rest else 0.0)
+        rest.insert(at, Candidate(each.item_id, min(neighbour, scores.get(each.item_id, neighbour)), (PINNED,)))
+    return rest
+
+
+def cap(slate: Iterable[Candidate], caps: Sequence[Cap], items: Mapping[str, Item], size: int) -> list[Candidate]:
+    """The first of the slate that no cap refuses, at most `size`; what is pinned counts and is never refused."""
+    counts: Counter[tuple[str, str]] = Counter()
+    kept: list[Candidate] = []
+    for candidate in slate:
+        item = items.get(candidate.item_id)
+        named = [(each, (each.key, value)) for each in caps for value in (values(item, each.key) if item else ())]
+        if PINNED not in candidate.sources and any(counts[key] >= each.at_most for each, key in named):
+            continue
+        counts.update(key for _, key in named)
+        kept.append(candidate)
+        if len(kept) == size:
+            break
+    return kept
+
+
+def values(item: Item, key: str) -> Sequence[str]:
+    """What an item has under a strategy's key: its categories, or the attribute's value when it has one."""
+    if key == CATEGORY_KEY:
+        return item.categories
+    value = item.attributes.get(key.removeprefix(ATTRIBUTE_PREFIX))
+    return () if value is None else (value,)
 
 
 def diversify(

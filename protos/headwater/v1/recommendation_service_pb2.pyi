@@ -166,6 +166,7 @@ class RecommendRequest(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     MIN_CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     RETURN_ITEMS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """For whom: a user's id, up to 256 bytes. With none of user_id, visitor_id, recent_events and context_item_ids the
     answer is what is popular now.
@@ -181,8 +182,8 @@ class RecommendRequest(_message.Message):
     exclude_seen: _builtins.bool
     """Whether to leave out items in the user's history. Default true."""
     diversity: _builtins.float
-    """How much variety to trade for score, by maximal marginal relevance: 0 (the default) none, 1 the most. Outside 0..1
-    is refused.
+    """How much variety to trade for score, by maximal marginal relevance: 0 none, 1 the most. Default: the strategy's.
+    Outside 0..1 is refused.
     """
     exploration: _builtins.float
     """How much to explore, 0 (the default) to 1. Not built yet: other values are answered UNIMPLEMENTED."""
@@ -200,6 +201,8 @@ class RecommendRequest(_message.Message):
     """
     return_items: _builtins.bool
     """Whether to return the items' texts and attributes beside their ids. Default false."""
+    strategy: _builtins.str
+    """Which strategy makes the slate, by its name. Default: `default`. One that is not there is refused."""
     @_builtins.property
     def recent_events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Events to take into account without storing them, in time order, at most 200; event_id may be empty here."""
@@ -244,10 +247,11 @@ class RecommendRequest(_message.Message):
         generation: _builtins.int = ...,
         min_consistency_token: _builtins.str = ...,
         return_items: _builtins.bool = ...,
+        strategy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_exploration", b"_exploration", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "exploration", b"exploration", "filter", b"filter", "generation", b"generation", "label", b"label", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_exploration", b"_exploration", "context", b"context", "context_item_ids", b"context_item_ids", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "explain", b"explain", "exploration", b"exploration", "filter", b"filter", "generation", b"generation", "label", b"label", "min_consistency_token", b"min_consistency_token", "page_size", b"page_size", "page_token", b"page_token", "recent_events", b"recent_events", "return_items", b"return_items", "session_id", b"session_id", "surface", b"surface", "target", b"target", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_exploration", b"_exploration", "context", b"context", "context_item_ids", b"context_item_ids", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "explain", b"explain", "exploration", b"exploration", "filter", b"filter", "generation", b"generation", "label", b"label", "min_consistency_token", b"min_consistency_token", "page_size", b"page_size", "page_token", b"page_token", "recent_events", b"recent_events", "return_items", b"return_items", "session_id", b"session_id", "strategy", b"strategy", "surface", b"surface", "target", b"target", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
@@ -288,7 +292,7 @@ class RecommendedItem(_message.Message):
     """Its place, from 1, counted over all pages."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which sources proposed it: `tower`, `co_visit`, `popular`, `fresh`."""
+        """Which sources proposed it: `tower`, `co_visit`, `repeat`, `popular`, `category`, `context`, `fresh`; `pinned`."""
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -332,6 +336,7 @@ class RecommendResponse(_message.Message):
     EXPERIMENT_ARM_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     attribution_token: _builtins.str
     """Give it back in Event.attribution_token when the user acts on what was shown."""
     generation: _builtins.int
@@ -344,6 +349,8 @@ class RecommendResponse(_message.Message):
     """The experiment's arm that made the answer; empty without an experiment."""
     next_page_token: _builtins.str
     """Gives the next page; empty when there is none."""
+    strategy: _builtins.str
+    """What made the slate: the strategy's name and version, for example `default/3`; version 0 is the built-in one."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
         """The items, best first; fewer than page_size where no more pass the filters."""
@@ -373,10 +380,11 @@ class RecommendResponse(_message.Message):
         experiment_arm: _builtins.str = ...,
         next_page_token: _builtins.str = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
+        strategy: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["staleness", b"staleness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_token", b"attribution_token", "degraded", b"degraded", "degraded_reasons", b"degraded_reasons", "experiment_arm", b"experiment_arm", "generation", b"generation", "next_page_token", b"next_page_token", "notices", b"notices", "results", b"results", "staleness", b"staleness", "watermark", b"watermark"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution_token", b"attribution_token", "degraded", b"degraded", "degraded_reasons", b"degraded_reasons", "experiment_arm", b"experiment_arm", "generation", b"generation", "next_page_token", b"next_page_token", "notices", b"notices", "results", b"results", "staleness", b"staleness", "strategy", b"strategy", "watermark", b"watermark"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 
 from headwater.v1 import event_pb2
 from headwater.v1 import recommendation_service_pb2 as pb
@@ -22,13 +21,11 @@ from headwater_server.item_space import Found
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.recommender import Slate
 from headwater_server.rooms import Rooms
+from headwater_server.services.slate_response import missing_parts, slate_response
 from headwater_server.statuses import code_of
-from headwater_server.tokens import PageToken, attribution_token
+from headwater_server.tokens import attribution_token
 
 MAX_BATCH = 100
-_MAX_SERVED = 5000
-"""Items that one paging may serve: the page token carries them."""
-_STRATEGY = "tower-co_visit-popular-fresh/2"
 
 
 class RecommendationService(pb_grpc.RecommendationServiceServicer):
@@ -135,39 +132,11 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us)
         slate = await rooms.recommender.recommend(query)
         slate_id = uuid.uuid4().hex
-        degraded = slate.degraded_parts + (["database"] if rooms.database_is_away else [])
-        for part in degraded:
+        response = slate_response(rooms, query, slate)
+        for part in missing_parts(rooms, slate):
             rooms.metrics.degraded.labels(part).inc()
+        response.attribution_token = attribution_token(rooms.tenant, slate_id)
         self._log_impression(query, slate, slate_id)
-        return self._response(query, slate, slate_id, degraded)
-
-    def _response(
-        self, query: RecommendQuery, slate: Slate, slate_id: str, degraded: Sequence[str]
-    ) -> pb.RecommendResponse:
-        rooms = self._rooms
-        manifest = slate.generation.manifest
-        served = query.page.served_item_ids if query.page is not None else ()
-        staleness_us = rooms.backlog.staleness_us(manifest.watermark, rooms.now_us())
-        response = pb.RecommendResponse(
-            attribution_token=attribution_token(rooms.tenant, slate_id),
-            generation=manifest.number,
-            watermark=manifest.watermark,
-            staleness=Duration(seconds=staleness_us // 1_000_000, nanos=staleness_us % 1_000_000 * 1000),
-            degraded=bool(degraded),
-            degraded_reasons=[f"{part} unavailable" for part in degraded],
-            notices=slate.notices,
-        )
-        for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
-            result = response.results.add(
-                item_id=candidate.item_id, score=candidate.score, rank=rank, sources=[candidate.source]
-            )
-            if query.explain:
-                result.reasons.extend(rooms.recommender.reasons(candidate))
-            if query.return_items and (item := rooms.view.items.get(candidate.item_id)) is not None:
-                result.item.CopyFrom(convert.from_item(item))
-        shown = (*served, *(candidate.item_id for candidate in slate.candidates))
-        if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
-            response.next_page_token = PageToken(rooms.tenant, manifest.number, shown).seal()
         return response
 
     def _log_impression(self, query: RecommendQuery, slate: Slate, slate_id: str) -> None:
@@ -178,12 +147,12 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
                 session_id=query.session_id,
                 surface=query.surface,
                 context=query.context,
-                strategy=_STRATEGY,
+                strategy=str(slate.strategy),
                 generation=slate.generation.number,
                 time_us=self._rooms.now_us(),
                 # The strategy draws nothing by chance: what it shows, it shows with certainty.
                 items=tuple(
-                    ShownItem(candidate.item_id, candidate.score, 1.0, (candidate.source,))
+                    ShownItem(candidate.item_id, candidate.score, 1.0, candidate.sources)
                     for candidate in slate.candidates
                 ),
             )

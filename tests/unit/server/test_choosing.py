@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater_core.catalogue import Item, ItemChange
+from headwater_core.strategies import FRESH, POPULAR, TOWER, SourceUse
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.filters import ItemFilter
+from headwater_server.item_space import Found
 from headwater_server.popularity import RecentPopularity
-from headwater_server.strategy import FRESH, POPULAR, TOWER, Candidate, diversify, make_slate, place_fresh
+from headwater_server.strategy import Candidate, diversify, fill, give_places
 
 # --- popularity
 
@@ -152,7 +154,15 @@ def test_a_changed_item_is_replaced_in_its_place() -> None:
 
 
 def candidates(source: str, *scored: tuple[str, float]) -> list[Candidate]:
-    return [Candidate(item_id, score, source) for item_id, score in scored]
+    return [Candidate(item_id, score, (source,)) for item_id, score in scored]
+
+
+def found(source: str, *scored: tuple[str, float]) -> list[Found]:
+    return [Found(item_id, score, source) for item_id, score in scored]
+
+
+def with_places(slate: list[Candidate], fresh: list[Found], every: int, below: int, before: int = 0) -> list[Candidate]:
+    return give_places(slate, [SourceUse(name=FRESH, every=every, every_below=below)], {FRESH: fresh}, before)
 
 
 def ids(slate: list[Candidate]) -> list[str]:
@@ -162,32 +172,32 @@ def ids(slate: list[Candidate]) -> list[str]:
 def test_popular_items_fill_up_behind_personal_ones() -> None:
     """Each item once, in order, and sorted by score."""
     personal = candidates(TOWER, ("a", 0.5), ("b", -3.0))
-    popular = candidates(POPULAR, ("b", 90.0), ("c", 80.0), ("d", 70.0), ("e", 60.0))
-    slate = make_slate(personal, popular, 4)
+    popular = found(POPULAR, ("b", 90.0), ("c", 80.0), ("d", 70.0), ("e", 60.0))
+    slate = fill(personal, popular, 4)
     assert ids(slate) == ["a", "b", "c", "d"]
-    assert [candidate.source for candidate in slate] == [TOWER, TOWER, POPULAR, POPULAR]
+    assert [candidate.sources for candidate in slate] == [(TOWER,), (TOWER,), (POPULAR,), (POPULAR,)]
     scores = [candidate.score for candidate in slate]
     assert scores == sorted(scores, reverse=True)
 
 
 def test_without_personal_candidates_popularity_is_the_score() -> None:
     """A cold start is ranked by what is popular, in its own units."""
-    popular = candidates(POPULAR, ("a", 3.0), ("b", 2.0))
-    assert make_slate([], popular, 10) == popular
-    assert make_slate([], [], 10) == []
+    popular = found(POPULAR, ("a", 3.0), ("b", 2.0))
+    assert fill([], popular, 10) == candidates(POPULAR, ("a", 3.0), ("b", 2.0))
+    assert fill([], [], 10) == []
 
 
 def test_enough_personal_candidates_need_no_popular_ones() -> None:
     """The slate is cut to its size."""
     personal = candidates(TOWER, ("a", 3.0), ("b", 2.0), ("c", 1.0))
-    assert ids(make_slate(personal, candidates(POPULAR, ("d", 1.0)), 2)) == ["a", "b"]
+    assert ids(fill(personal, found(POPULAR, ("d", 1.0)), 2)) == ["a", "b"]
 
 
 def test_a_new_item_gets_the_last_place_of_each_window() -> None:
     """Of the first places, then of those below; the best one not yet shown; the answer stays sorted by score."""
     slate = candidates(TOWER, *((f"i{number}", 10.0 - number) for number in range(9)))
-    fresh = candidates(FRESH, ("new-1", 1.0), ("i0", 0.9), ("new-2", 0.5), ("new-3", 0.1))
-    placed = place_fresh(slate, fresh, 4, 2)
+    fresh = found(FRESH, ("new-1", 1.0), ("i0", 0.9), ("new-2", 0.5), ("new-3", 0.1))
+    placed = with_places(slate, fresh, 4, 2)
     assert ids(placed) == ["i0", "i1", "i2", "new-1", "i4", "new-2", "i6", "new-3", "i8"]
     assert [candidate.score for candidate in placed] == [candidate.score for candidate in slate]
     assert slate[3].item_id == "i3"
@@ -196,18 +206,18 @@ def test_a_new_item_gets_the_last_place_of_each_window() -> None:
 def test_later_pages_go_on_where_the_first_ended() -> None:
     """Of all places the fourth and the sixth are for new items, whatever page they are on."""
     slate = candidates(TOWER, *((f"i{number}", 10.0 - number) for number in range(3)))
-    fresh = candidates(FRESH, ("new-1", 1.0), ("new-2", 0.5))
-    assert ids(place_fresh(slate, fresh, 4, 2, 4)) == ["i0", "new-1", "i2"]
-    assert ids(place_fresh(slate, fresh, 4, 2, 3)) == ["new-1", "i1", "new-2"]
+    fresh = found(FRESH, ("new-1", 1.0), ("new-2", 0.5))
+    assert ids(with_places(slate, fresh, 4, 2, 4)) == ["i0", "new-1", "i2"]
+    assert ids(with_places(slate, fresh, 4, 2, 3)) == ["new-1", "i1", "new-2"]
 
 
 def test_no_place_is_given_where_a_new_item_stands_already() -> None:
     """Or where the slate is short, or nothing new fits."""
     slate = [*candidates(TOWER, ("a", 3.0)), *candidates(FRESH, ("new", 2.0)), *candidates(TOWER, ("b", 1.0))]
-    assert place_fresh(slate, candidates(FRESH, ("other", 5.0)), 3, 2) == slate
-    assert place_fresh(slate[:2], candidates(FRESH, ("other", 5.0)), 3, 2) == slate[:2]
-    assert place_fresh(slate, [], 2, 2) == slate
-    assert ids(place_fresh([*slate, *slate[:1]], candidates(FRESH, ("other", 5.0)), 2, 2)) == ["a", "new", "b", "other"]
+    assert with_places(slate, found(FRESH, ("other", 5.0)), 3, 2) == slate
+    assert with_places(slate[:2], found(FRESH, ("other", 5.0)), 3, 2) == slate[:2]
+    assert with_places(slate, [], 2, 2) == slate
+    assert ids(with_places([*slate, *slate[:1]], found(FRESH, ("other", 5.0)), 2, 2)) == ["a", "new", "b", "other"]
 
 
 def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
@@ -226,7 +236,7 @@ def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
 def test_diversity_chooses_each_candidate_once(rows: list[tuple[float, int, int]], diversity: float, size: int) -> None:
     """As many as asked for or there are, the best first, also with equal scores and vectors of zeros."""
     rows.sort(key=lambda row: -row[0])
-    given_ = [Candidate(str(index), score, TOWER) for index, (score, _, _) in enumerate(rows)]
+    given_ = [Candidate(str(index), score, (TOWER,)) for index, (score, _, _) in enumerate(rows)]
     vectors = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), 2)
     chosen = diversify(given_, vectors, diversity, size)
     assert len(chosen) == len(set(ids(chosen))) == min(size, len(rows))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from headwater_core.co_visits import Bonuses
 from headwater_core.shards import Delta, IndexKind, Retriever, Shard, Vectors, VectorTable
+from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 from headwater_server.item_space import ItemSpace
-from headwater_server.strategy import CO_VISIT, FRESH, TOWER
 
 D = 4
 

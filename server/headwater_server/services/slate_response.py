@@ -1,0 +1,49 @@
+"""A slate as the wire carries it."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+
+from headwater.v1 import recommendation_service_pb2 as pb
+from headwater_server import convert
+from headwater_server.queries import RecommendQuery
+from headwater_server.recommender import Slate
+from headwater_server.rooms import Rooms
+from headwater_server.tokens import PageToken
+
+_MAX_SERVED = 5000
+"""Items that one paging may serve: the page token carries them."""
+
+
+def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.RecommendResponse:
+    """The answer; whoever logs the impression adds its attribution token."""
+    manifest = slate.generation.manifest
+    served = query.page.served_item_ids if query.page is not None else ()
+    staleness_us = rooms.backlog.staleness_us(manifest.watermark, rooms.now_us())
+    missing = missing_parts(rooms, slate)
+    response = pb.RecommendResponse(
+        generation=manifest.number,
+        watermark=manifest.watermark,
+        staleness=Duration(seconds=staleness_us // 1_000_000, nanos=staleness_us % 1_000_000 * 1000),
+        degraded=bool(missing),
+        degraded_reasons=[f"{part} unavailable" for part in missing],
+        notices=slate.notices,
+        strategy=str(slate.strategy),
+    )
+    for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
+        result = response.results.add(
+            item_id=candidate.item_id, score=candidate.score, rank=rank, sources=candidate.sources
+        )
+        if query.explain:
+            result.reasons.extend(rooms.recommender.reasons(candidate))
+        if query.return_items and (item := rooms.view.items.get(candidate.item_id)) is not None:
+            result.item.CopyFrom(convert.from_item(item))
+    shown = (*served, *(candidate.item_id for candidate in slate.candidates))
+    if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
+        response.next_page_token = PageToken(rooms.tenant, manifest.number, shown).seal()
+    return response
+
+
+def missing_parts(rooms: Rooms, slate: Slate) -> list[str]:
+    """What the answer had to be made without."""
+    return slate.degraded_parts + (["database"] if rooms.database_is_away else [])

@@ -1,0 +1,1 @@
+"""What proposes items: one class each, behind `CandidateSource`; `gathering` asks them within a time budget."""
