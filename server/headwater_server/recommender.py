@@ -153,29 +153,18 @@ class Recommender:
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
         wanted = query.page_size + 1  # one more tells whether there is a next page
-        diversity = strategy.diversity if query.diversity is None else query.diversity
-        pool = wanted * (_POOL if diversity > 0.0 or strategy.boosts or strategy.caps else 1)
-        gathered, slate = await self._ranked(strategy, asked, pool)
-        if strategy.boosts:
-            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking == BLEND)
-        if diversity > 0.0:
-            slate = self._diversified(asked.space, slate, diversity, pool if strategy.caps else wanted)
-        # Whatever has places of its own, and however many a cap takes out, the page is no longer than was asked for.
-        has_more = len(slate) > query.page_size
-        if not strategy.caps:
-            slate = slate[: query.page_size]
-        before = len(query.page.served_item_ids) if query.page is not None else 0
-        slate = give_places(slate, strategy.sources, gathered.proposals, before)
-        if strategy.pins and query.page is None:
-            slate = pin(slate, [each for each in strategy.pins if asked.passes(each.item_id)])
-        slate = cap(slate, strategy.caps, self._view.items, query.page_size) if strategy.caps else slate
+        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps
+        pool = wanted * (_POOL if is_reordered else 1)
+        while True:
+            gathered, ranked = await self._ranked(strategy, asked, pool)
+            slate = self._composed(query, strategy, asked, gathered, ranked)
+            if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
+                break
+            pool *= _POOL  # what caps refuse makes room for what is further down
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
-        slate = [
-            shown
-            for shown in slate[: query.page_size]
-            if item_filter.passes(self._view.items.get(shown.item_id), now_us)
-        ]
+        slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
+        has_more = len(ranked) > query.page_size
         return Slate(generation, named, slate, has_more, [*degraded_parts, *gathered.left_out], notices)
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
@@ -249,6 +238,27 @@ class Recommender:
             gathered.left_out += more.left_out
             blended = fill(blended, itertools.chain(*(gathered.proposals[name] for name in fillers)), pool)
         return gathered, blended
+
+    def _composed(
+        self, query: RecommendQuery, strategy: Strategy, asked: Asked, gathered: Gathered, slate: list[Candidate]
+    ) -> list[Candidate]:
+        """The page that a strategy makes of what is ranked: at most as long as was asked for."""
+        size = query.page_size
+        if strategy.boosts:
+            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking == BLEND)
+        diversity = self._diversity(query, strategy)
+        if diversity > 0.0:
+            slate = self._diversified(asked.space, slate, diversity, len(slate) if strategy.caps else size)
+        if not strategy.caps:
+            slate = slate[:size]
+        before = len(query.page.served_item_ids) if query.page is not None else 0
+        slate = give_places(slate, strategy.sources, gathered.proposals, before)
+        if strategy.pins and query.page is None:
+            slate = pin(slate, [each for each in strategy.pins if asked.passes(each.item_id)])
+        return cap(slate, strategy.caps, self._view.items, size)
+
+    def _diversity(self, query: RecommendQuery, strategy: Strategy) -> float:
+        return strategy.diversity if query.diversity is None else query.diversity
 
     def _event_weights(self, strategy: Strategy) -> dict[str, float]:
         return {

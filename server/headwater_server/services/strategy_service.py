@@ -120,6 +120,9 @@ class StrategyService(pb_grpc.StrategyServiceServicer):
             for key, field in strategy.keys().items():
                 if not _is_known(self._rooms.view, key):
                     raise InvalidFieldError(field, f"no item has {key!r}")
+            for index, category in enumerate(strategy.only.categories):
+                if not self._rooms.view.in_category(category):
+                    raise InvalidFieldError(f"only.categories[{index}]", f"no item has the category {category!r}")
             for index, pinned in enumerate(strategy.pins):
                 if pinned.item_id not in self._rooms.view.items:
                     raise InvalidFieldError(f"pins[{index}].item_id", f"no item {pinned.item_id!r}")
