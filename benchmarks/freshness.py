@@ -162,9 +162,12 @@ def _write_events(run: Run, addresses: Sequence[str], rate: float, n_readers: in
                 for reader in (chance.randrange(n_readers) for _ in range(10))
             ]
             written += len(batch)
+            is_marked = written % 100 == 0
+            if is_marked:  # by somebody who did nothing else, so that the position is easily found
+                batch[-1] = event("like", user_id=f"marker-{written}", item_id=batch[-1].item_id)
             if run.call(_write, client, *batch) is None:
                 continue
-            if written % 100 == 0:
+            if is_marked:
                 stored = run.call(_position_of, client, batch[-1].user_id)
                 if stored:
                     for pending in _pending:

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 
 from headwater_client._base import ClientBase, present_as
-from headwater_client._calls import catalog, events, health, models, recommendations, users
+from headwater_client._calls import catalog, events, health, models, recommendations, strategies, users
 from headwater_client._calls.core import Call
 from headwater_client.errors import from_grpc
 
@@ -65,6 +65,13 @@ class AsyncClient(ClientBase):
     set_label = _method(models.set_label)
     rollback = _method(models.rollback)
     reload = _method(models.reload)
+
+    put_strategy = _method(strategies.put_strategy)
+    get_strategy = _method(strategies.get_strategy)
+    list_strategies = _method(strategies.list_strategies)
+    list_strategy_versions = _method(strategies.list_strategy_versions)
+    delete_strategy = _method(strategies.delete_strategy)
+    preview_strategy = _method(strategies.preview_strategy)
 
     health = _method(health.health)
 

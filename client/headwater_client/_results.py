@@ -52,6 +52,8 @@ class Recommendations:
     """What in the request had no effect, for a person to read."""
     experiment_arm: str = ""
     """The experiment's arm that made the answer; empty without an experiment."""
+    strategy: str = ""
+    """What made the slate: the strategy's name and version, for example `default/3`."""
     degraded: bool = False
     """Whether a part of the answer was missing (the database is away, a source failed)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from headwater_client._commands import admin, imports, serving
+from headwater_client._commands import admin, imports, serving, strategies
 
 app = typer.Typer(
     name="headwater",
@@ -18,6 +18,7 @@ app = typer.Typer(
 serving.register(app)
 imports.register(app)
 admin.register(app)
+strategies.register(app)
 
 
 def main() -> None:

@@ -236,6 +236,32 @@ async def test_generations_and_labels(client: Any, server: FakeServer) -> None:
         await client.get_generation(99)
 
 
+async def test_strategies(client: Any) -> None:
+    """Strategies are written as JSON or as a message, read, compared, deleted; answers name theirs."""
+    written = {"sources": [{"name": "tower", "weight": 2.0}], "diversity": 0.5}
+    assert await client.put_strategy("home", written, expected_version=0) == 1
+    found = await client.get_strategy("home")
+    assert (found.version, found.strategy.diversity, found.strategy.sources[0].weight) == (1, 0.5, 2.0)
+    assert await client.put_strategy("home", found.strategy) == 2
+    assert [one.name for one in await client.list_strategies()] == ["home"]
+    assert [one.version for one in (await client.list_strategy_versions("home")).versions] == [2, 1]
+    assert (await client.recommend(strategy="home")).strategy == "home/2"
+    answer = await client.preview_strategy(RecommendRequest(user_id="ada", strategy="home"), written)
+    assert (answer.current.strategy, answer.preview.strategy) == ("home/2", "preview/0")
+    with pytest.raises(FailedPreconditionError):
+        await client.put_strategy("home", written, expected_version=1)
+    with pytest.raises(ValueError, match="surprise"):
+        await client.put_strategy("home", {"surprise": 1})
+    with pytest.raises(InvalidArgumentError, match="sources"):
+        await client.put_strategy("home", {})
+    assert await client.delete_strategy("home") == 3
+    for missing in (client.get_strategy("home"), client.delete_strategy("home")):
+        with pytest.raises(NotFoundError):
+            await missing
+    with pytest.raises(InvalidArgumentError, match="strategy"):
+        await client.recommend(strategy="home")
+
+
 async def test_health(client: Any, server: FakeServer) -> None:
     """Health is read without the health checking package."""
     assert await client.health() is HealthStatus.SERVING

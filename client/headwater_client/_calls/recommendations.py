@@ -45,6 +45,7 @@ def recommend(
     generation: int | None = None,
     min_consistency_token: str = "",
     return_items: bool = False,
+    strategy: str = "",
     timeout_s: float | None = None,
 ) -> Call[Recommendations]:
     """Recommends items to one user, visitor or session; to nobody in particular: what is popular now.
@@ -64,7 +65,7 @@ def recommend(
         exclude_seen: whether to leave out what is in the history. Default True.
         context_item_ids: what the user looks at just now.
         recent_events: events to take into account without storing them, in time order.
-        diversity: how much variety to trade for score, 0 to 1.
+        diversity: how much variety to trade for score, 0 to 1. Default: the strategy's.
         exploration: how much to explore, 0 to 1.
         context: what is known of the request; kept with the impression.
         surface: where the answer is shown; kept with the impression.
@@ -73,6 +74,7 @@ def recommend(
         generation: which published set answers, by number; not together with label.
         min_consistency_token: of a write that the answer must have seen.
         return_items: whether to return the items' texts beside their ids.
+        strategy: which strategy makes the slate. Default `default`.
         timeout_s: the deadline. Default 2 s.
 
     Raises:
@@ -100,6 +102,7 @@ def recommend(
         explain=explain,
         min_consistency_token=min_consistency_token,
         return_items=return_items,
+        strategy=strategy,
     )
     if label is not None:
         request.label = label
@@ -269,6 +272,7 @@ def _read_recommendations(response: pb.RecommendResponse) -> Recommendations:
         degraded_reasons=tuple(response.degraded_reasons),
         notices=tuple(response.notices),
         experiment_arm=response.experiment_arm,
+        strategy=response.strategy,
     )
 
 

@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         explain: Annotated[bool, typer.Option("--explain", help="Say why each item is there.")] = False,
         label: Annotated[str | None, typer.Option(help="Which published set answers, by label.")] = None,
         generation: Annotated[int | None, typer.Option(help="Which published set answers, by number.")] = None,
+        strategy: Annotated[str, typer.Option(help="Which strategy makes the slate.")] = "",
         min_consistency_token: Annotated[str, typer.Option(help="Of a write that the answer must have seen.")] = "",
     ) -> None:
         """Recommend items to a user."""
@@ -50,6 +51,7 @@ def register(app: typer.Typer) -> None:
             explain=explain,
             label=label,
             generation=generation,
+            strategy=strategy,
             min_consistency_token=min_consistency_token,
             return_items=True,
         )
@@ -132,7 +134,7 @@ def _show(session: Session, answer: Recommendations) -> None:
             for one in answer
         ),
     )
-    lines = [f"generation {answer.generation}"]
+    lines = [f"generation {answer.generation}" + (f", strategy {answer.strategy}" if answer.strategy else "")]
     if answer.degraded:
         lines.append(f"degraded: {'; '.join(answer.degraded_reasons)}")
     lines.extend(f"notice: {notice}" for notice in answer.notices)

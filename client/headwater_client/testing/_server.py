@@ -19,6 +19,7 @@ from headwater.v1 import (
     event_service_pb2,
     model_service_pb2,
     recommendation_service_pb2,
+    strategy_service_pb2,
     user_service_pb2,
 )
 from headwater.v1.event_pb2 import Event
@@ -33,6 +34,7 @@ _CONTRACT = (
     event_service_pb2,
     model_service_pb2,
     recommendation_service_pb2,
+    strategy_service_pb2,
     user_service_pb2,
 )
 

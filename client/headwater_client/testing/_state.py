@@ -20,6 +20,7 @@ from headwater.v1.event_service_pb2 import StoredEvent
 from headwater.v1.item_pb2 import Item
 from headwater.v1.model_service_pb2 import Generation
 from headwater.v1.recommendation_service_pb2 import ItemFilter
+from headwater.v1.strategy_service_pb2 import StrategyVersion
 
 HALF_LIFE_S = 7 * 24 * 3600.0
 _WEIGHTS = {"view": 0.5, "click": 1, "search": 0.5, "like": 2, "rating": 2, "cart": 3, "purchase": 5, "bookmark": 2}
@@ -38,6 +39,7 @@ class FakeState:
         }
         self.generations: dict[int, Generation] = {}
         self.label_history: dict[str, list[int]] = {}
+        self.strategy_versions: dict[str, list[StrategyVersion]] = {}
         self.revision = 0
         self._by_id: dict[str, Event] = {}
         self._user_of_visitor: dict[str, str] = {}

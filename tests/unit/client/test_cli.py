@@ -71,6 +71,29 @@ def test_similar(run: Callable[..., Any], run_json: Callable[..., Any]) -> None:
     assert result.stderr == "error: NOT_FOUND: item_id: 'none' is not known\n"
 
 
+def test_strategies(run: Callable[..., Any], run_json: Callable[..., Any], tmp_path: Path) -> None:
+    """What `show` gives `put` reads; files that cannot be read are wrong usage, refusals exit code 1."""
+    path = tmp_path / "home.json"
+    path.write_text('{"sources": [{"name": "tower", "weight": 2}, {"name": "popular"}], "diversity": 0.5}')
+    assert run_json("strategies", "put", "home", str(path)) == {"name": "home", "version": 1}
+    assert run("strategies", "put", "home", str(path), "--expected", "1").stdout == "home: version 2\n"
+    shown = run("strategies", "show", "home").stdout
+    assert json.loads(shown)["sources"] == [{"name": "tower", "weight": 2.0}, {"name": "popular"}]
+    assert "tower x2, popular" in run("strategies", "list").stdout
+    assert [one["version"] for one in run_json("strategies", "versions", "home")["versions"]] == ["2", "1"]
+    side_by_side = run("strategies", "preview", str(path), "--user", "ada", "--current", "home").stdout
+    assert "home/2" in side_by_side and "Ronin" in side_by_side
+    assert run("recommend", "ada", "--strategy", "home").stdout.endswith("strategy home/2\n")
+    assert run("strategies", "delete", "home").stdout == "home: deleted, version 3\n"
+    assert "deleted" in run("strategies", "versions", "home").stdout
+    assert run("strategies", "show", "home").exit_code == 1
+    for content, said in (("{", "home.json"), ("[]", "must hold a JSON object"), ('{"magic": 1}', "magic")):
+        path.write_text(content)
+        result = run("strategies", "put", "home", str(path))
+        assert result.exit_code == 2 and said in result.stderr
+    assert run("strategies", "put", "home", str(tmp_path / "none.json")).exit_code == 2
+
+
 def test_write(run: Callable[..., Any], run_json: Callable[..., Any], server: FakeServer) -> None:
     """`write` writes one event and gives its token; a refused event is exit code 1."""
     arguments = ("write", "rating", "--user", "ada", "--item", "ronin", "--value", "4", "--event-id", "e1")

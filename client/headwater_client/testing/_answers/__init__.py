@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater_client.testing._answers import catalog, events, models, recommendations, users
+from headwater_client.testing._answers import catalog, events, models, recommendations, strategies, users
 from headwater_client.testing._answers.core import Answers, Refusal
 
 __all__ = ["ANSWERS", "Refusal"]
@@ -13,5 +13,6 @@ ANSWERS: Answers = {
     **catalog.ANSWERS,
     **users.ANSWERS,
     **models.ANSWERS,
+    **strategies.ANSWERS,
 }
 """By the method's path."""

@@ -7,7 +7,7 @@ import math
 import grpc
 
 from headwater.v1 import recommendation_service_pb2 as recommendations
-from headwater_client.testing._answers.core import Answers, Refusal, check_token, offset_of, page_size
+from headwater_client.testing._answers.core import Answers, Refusal, check_token, invalid, offset_of, page_size
 from headwater_client.testing._state import FakeState
 
 
@@ -18,6 +18,10 @@ def recommend(state: FakeState, request: recommendations.RecommendRequest) -> re
         raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"generation: {request.generation} is not loaded")
     if request.WhichOneof("target") == "label" and request.label not in state.label_history:
         raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"label: {request.label} is not loaded")
+    strategy = request.strategy or "default"
+    versions = state.strategy_versions.get(strategy, [])
+    if strategy != "default" and not (versions and versions[-1].HasField("strategy")):
+        raise invalid(f"strategy: no strategy {strategy!r}")
     left_out = set(request.exclude_item_ids)
     if not request.HasField("exclude_seen") or request.exclude_seen:
         seen = [stored.event for stored in state.history(request.user_id, request.visitor_id)]
@@ -42,6 +46,7 @@ def recommend(state: FakeState, request: recommendations.RecommendRequest) -> re
         generation=generation,
         watermark=state.stable().watermark,
         next_page_token=str(end) if end < len(ordered) else "",
+        strategy=f"{strategy}/{len(versions)}",
     )
 
 
