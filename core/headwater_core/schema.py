@@ -230,15 +230,16 @@ server_leases = _table(
     ["server_id"],
 )
 
-strategies = _table(
-    "strategies",
+documents = _table(
+    "documents",
     [
+        _column("kind", _key(64)),
         _column("name", _key(64)),
         _column("version", BigInteger),
         # NULL when the version is a deletion.
-        _column("document", JSON(none_as_null=True), nullable=True),
+        _column("content", JSON(none_as_null=True), nullable=True),
         _column("create_time_us", BigInteger),
     ],
-    ["name", "version"],
+    ["kind", "name", "version"],
     wide=True,
 )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from headwater_core.errors import InvalidFieldError
+from headwater_core.documents import Document, Part, refuse, refuse_repeated
 
 TOWER: Final = "tower"
 CO_VISIT: Final = "co_visit"
@@ -26,24 +24,19 @@ BLENDED = (TOWER, CO_VISIT, REPEAT, POPULAR)
 BLEND: Final = "blend"
 RANKS: Final = "ranks"
 
+KIND = "strategy"
 DEFAULT = "default"
 """The strategy that answers requests which name none."""
 CATEGORY_KEY = "category"
 ATTRIBUTE_PREFIX = "attributes."
-MAX_NAME_BYTES = 64
 MAX_RULES = 100
 MAX_PLACE = 500
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 Key = Annotated[str, Field(pattern=r"^(category|attributes\..{1,128})$")]
 Value = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SourceUse(_Frozen):
+class SourceUse(Part):
     """How much a source counts, and which places are its own."""
 
     name: SourceName
@@ -60,7 +53,7 @@ class SourceUse(_Frozen):
         return self.every, self.every_below or self.every
 
 
-class Boost(_Frozen):
+class Boost(Part):
     """Items that count for more, or for less."""
 
     key: Key
@@ -70,21 +63,21 @@ class Boost(_Frozen):
     """How many times as likely an item counts: above 1 it rises, below 1 it is buried."""
 
 
-class Cap(_Frozen):
+class Cap(Part):
     """How many items of one category, or of one value of an attribute, a page may show."""
 
     key: Key
     at_most: int = Field(ge=1, le=MAX_PLACE)
 
 
-class Pin(_Frozen):
+class Pin(Part):
     """An item that has a place of its own on the first page, as long as it passes the request's filters."""
 
     place: int = Field(ge=1, le=MAX_PLACE)
     item_id: str = Field(min_length=1, max_length=256)
 
 
-class Only(_Frozen):
+class Only(Part):
     """Which items the strategy shows at all, beside what a request asks for."""
 
     categories: tuple[Value, ...] = Field(default=(), max_length=MAX_RULES)
@@ -94,7 +87,7 @@ class Only(_Frozen):
     """Items that have all of these values."""
 
 
-class Strategy(_Frozen):
+class Strategy(Document):
     """How a slate is made."""
 
     sources: tuple[SourceUse, ...] = Field(min_length=1, max_length=len(SOURCES))
@@ -116,13 +109,13 @@ class Strategy(_Frozen):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         self._check_sources()
-        boosted = _twice((boost.key, boost.value) for boost in self.boosts)
-        _refuse(boosted, "boosts: {0[0]} {0[1]!r} is there more than once")
-        _refuse(_twice(cap.key for cap in self.caps), "caps: {0} is there more than once")
-        _refuse(_twice(pin.place for pin in self.pins), "pins: place {0} is given more than once")
-        _refuse(_twice(pin.item_id for pin in self.pins), "pins: item {0!r} has more than one place")
+        boosted = ((boost.key, boost.value) for boost in self.boosts)
+        refuse_repeated(boosted, "boosts: {0[0]} {0[1]!r} is there more than once")
+        refuse_repeated((cap.key for cap in self.caps), "caps: {0} is there more than once")
+        refuse_repeated((pin.place for pin in self.pins), "pins: place {0} is given more than once")
+        refuse_repeated((pin.item_id for pin in self.pins), "pins: item {0!r} has more than one place")
         shown, hidden = set(self.only.categories), set(self.only.without_categories)
-        _refuse(shown & hidden, "only: category {0!r} is both asked for and left out")
+        refuse(shown & hidden, "only: category {0!r} is both asked for and left out")
         for boost in self.boosts:
             if boost.key == CATEGORY_KEY and boost.value in hidden:
                 raise ValueError(f"boosts: category {boost.value!r} is left out by only.without_categories")
@@ -135,7 +128,7 @@ class Strategy(_Frozen):
         return self
 
     def _check_sources(self) -> None:
-        _refuse(_twice(source.name for source in self.sources), "sources: {0} is there more than once")
+        refuse_repeated((source.name for source in self.sources), "sources: {0} is there more than once")
         names = {source.name: source for source in self.sources}
         if self.ranking == BLEND and (TOWER not in names or not names[TOWER].weight):
             raise ValueError("ranking: `blend` needs the source `tower`, of a weight above 0; or use `ranks`")
@@ -167,43 +160,3 @@ class Strategy(_Frozen):
         found.update({cap.key: f"caps[{index}].key" for index, cap in enumerate(self.caps)})
         found.update({f"{ATTRIBUTE_PREFIX}{name}": f"only.attributes[{name!r}]" for name in self.only.attributes})
         return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; what is as by default is left out."""
-        return self.model_dump(mode="json", exclude_defaults=True)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Strategy:
-        """The checked strategy.
-
-        Raises:
-            InvalidFieldError: naming the field, for example `sources[2].weight`, and the reason.
-        """
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            reason = str(first["msg"]).removeprefix("Value error, ")
-            field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-            if not field:  # it is of the whole: the reason begins with the field
-                field, _, reason = reason.partition(": ")
-            raise InvalidFieldError(field.removeprefix("."), reason) from error
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be a strategy's name.
-
-    Raises:
-        InvalidFieldError: naming the field `name`.
-    """
-    if not _NAME.fullmatch(name):
-        raise InvalidFieldError("name", f"must be 1 to {MAX_NAME_BYTES} characters of a-z, 0-9, _ and -")
-
-
-def _twice(values: Iterable[Any]) -> list[Any]:
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _refuse(found: Iterable[Any], reason: str) -> None:
-    for each in found:
-        raise ValueError(reason.format(each))

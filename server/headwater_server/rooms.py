@@ -16,11 +16,12 @@ import numpy as np
 import structlog
 import torch
 
-from headwater_core import event_types, strategy_store
+from headwater_core import document_store, event_types, strategies
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, ItemChange
 from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.database import Database
+from headwater_core.document_store import DocumentStore
 from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
@@ -29,7 +30,7 @@ from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.histories import kept_length
 from headwater_core.impressions import ImpressionLog
 from headwater_core.registry import GenerationRegistry
-from headwater_core.strategy_store import StrategyStore
+from headwater_core.strategies import Strategy
 from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_server.catalogue_tail import CatalogueTail
 from headwater_server.catalogue_view import CatalogueView
@@ -96,7 +97,7 @@ class Rooms:
         self.event_type_store = EventTypes(self.database, self.tenant)
         self.event_types: Mapping[str, EventType] = BUILT_IN_EVENT_TYPES
         self.catalogue = Catalogue(self.database, self.tenant)
-        self.strategy_store = StrategyStore(self.database, self.tenant)
+        self.strategy_store = DocumentStore(self.database, strategies.KIND, Strategy, self.tenant)
         self.registry = GenerationRegistry(self.database, self.tenant)
         self._features = FeatureStore(self.database, self.tenant)
         self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir)
@@ -224,7 +225,7 @@ class Rooms:
             return  # nobody wrote anything: an idle server costs one small read per look
         if counted.get(event_types.REVISION) != self._counted.get(event_types.REVISION):
             await self.refresh_event_types()
-        if counted.get(strategy_store.REVISION) != self._counted.get(strategy_store.REVISION):
+        if counted.get(document_store.REVISION) != self._counted.get(document_store.REVISION):
             await self.refresh_strategies()
         await self.log_tail.catch_up()
         await self.catalogue_tail.catch_up()

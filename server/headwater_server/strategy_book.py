@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from headwater_core.document_store import Version
 from headwater_core.errors import InvalidFieldError
 from headwater_core.strategies import CO_VISIT, DEFAULT, FRESH, POPULAR, REPEAT, TOWER, SourceUse, Strategy
-from headwater_core.strategy_store import StoredStrategy
 
 
 class NamedStrategy(NamedTuple):
@@ -32,9 +32,9 @@ class StrategyBook:
         self._strategies: dict[str, NamedStrategy] = {}
         self.replace(())
 
-    def replace(self, stored: Iterable[StoredStrategy]) -> None:
+    def replace(self, stored: Iterable[Version[Strategy]]) -> None:
         """Answer with these from now on."""
-        named = {each.name: NamedStrategy(each.name, each.version, each.strategy) for each in stored if each.strategy}
+        named = {each.name: NamedStrategy(each.name, each.number, each.content) for each in stored if each.content}
         self._strategies = {DEFAULT: NamedStrategy(DEFAULT, 0, self.built_in), **named}
 
     def of(self, name: str) -> NamedStrategy:

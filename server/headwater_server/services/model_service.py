@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -12,12 +11,11 @@ import grpc
 from headwater.v1 import model_service_pb2 as pb
 from headwater.v1 import model_service_pb2_grpc as pb_grpc
 from headwater_core.errors import InvalidFieldError, NotFoundError
+from headwater_core.names import check_name
 from headwater_core.registry import STABLE, GenerationRecord
 from headwater_server import convert, queries
 from headwater_server.rooms import Rooms
 from headwater_server.tokens import ListToken
-
-_LABEL = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 class ModelService(pb_grpc.ModelServiceServicer):
@@ -61,7 +59,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         self, request: pb.SetLabelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.SetLabelResponse:
         """Point a label at a generation and load what it names here."""
-        _check_label(request.label)
+        check_name(request.label, "label")
         expected = request.expected_generation if request.HasField("expected_generation") else None
         previous = await self._rooms.in_writing(
             lambda: self._rooms.registry.set_label(request.label, request.generation, expected=expected)
@@ -75,7 +73,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
     ) -> pb.RollbackResponse:
         """Point a label back."""
         label = request.label or STABLE
-        _check_label(label)
+        check_name(label, "label")
         now, before = await self._rooms.in_writing(self._rooms.registry.rollback, label)
         await self._rooms.mirror_label(label, now)
         await self._rooms.generations.refresh(impatient=True)
@@ -128,8 +126,3 @@ class ModelService(pb_grpc.ModelServiceServicer):
         else:
             state = pb.GENERATION_STATE_PUBLISHED
         return convert.from_generation(record, named[record.number], state, failure.reason if failure else "")
-
-
-def _check_label(label: str) -> None:
-    if not _LABEL.fullmatch(label):
-        raise InvalidFieldError("label", "must be 1 to 64 characters of a-z, 0-9, _ and -")

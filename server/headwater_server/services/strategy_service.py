@@ -9,9 +9,10 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 
 from headwater.v1 import strategy_service_pb2 as pb
 from headwater.v1 import strategy_service_pb2_grpc as pb_grpc
+from headwater_core.document_store import Version
 from headwater_core.errors import InvalidFieldError, NotFoundError
-from headwater_core.strategies import DEFAULT, Strategy, check_name
-from headwater_core.strategy_store import StoredStrategy
+from headwater_core.names import check_name
+from headwater_core.strategies import DEFAULT, Strategy
 from headwater_server import convert, queries
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.rooms import Rooms
@@ -70,7 +71,7 @@ class StrategyService(pb_grpc.StrategyServiceServicer):
         page = found[:size]
         return pb.ListStrategyVersionsResponse(
             versions=[_message(each) for each in page],
-            next_page_token=ListToken(str(page[-1].version)).seal() if len(found) > size else "",
+            next_page_token=ListToken(str(page[-1].number)).seal() if len(found) > size else "",
         )
 
     async def DeleteStrategy(  # noqa: N802
@@ -100,12 +101,12 @@ class StrategyService(pb_grpc.StrategyServiceServicer):
         answers = [slate_response(rooms, query, slate) for slate in slates]
         return pb.PreviewStrategyResponse(current=answers[0], preview=answers[1])
 
-    async def _all(self) -> list[StoredStrategy]:
+    async def _all(self) -> list[Version[Strategy]]:
         """As the database has them, the built-in one among them."""
         rooms = self._rooms
         stored = await rooms.in_database(rooms.strategy_store.all)
         names = {each.name for each in stored}
-        built_in = [StoredStrategy(DEFAULT, 0, rooms.strategies.built_in, 0)] if DEFAULT not in names else []
+        built_in = [Version(DEFAULT, 0, rooms.strategies.built_in, 0)] if DEFAULT not in names else []
         return sorted([*stored, *built_in])
 
     def _checked(self, message: pb.Strategy) -> Strategy:
@@ -138,10 +139,10 @@ def _is_known(view: CatalogueView, key: str) -> bool:
     return any(values(item, key) for item in view.items.values())
 
 
-def _message(stored: StoredStrategy) -> pb.StrategyVersion:
-    message = pb.StrategyVersion(name=stored.name, version=stored.version)
-    if stored.strategy is not None:
-        ParseDict(stored.strategy.to_dict(), message.strategy)
+def _message(stored: Version[Strategy]) -> pb.StrategyVersion:
+    message = pb.StrategyVersion(name=stored.name, version=stored.number)
+    if stored.content is not None:
+        ParseDict(stored.content.to_dict(), message.strategy)
     if stored.create_time_us:
         message.create_time.CopyFrom(convert.from_time_us(stored.create_time_us))
     return message

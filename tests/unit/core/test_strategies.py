@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater_core.errors import InvalidFieldError
-from headwater_core.strategies import SOURCES, SourceUse, Strategy, check_name
+from headwater_core.names import check_name
+from headwater_core.strategies import SOURCES, SourceUse, Strategy
 
 TOWER = {"name": "tower"}
 
