@@ -14,14 +14,15 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select
 
 from headwater_core import event_types, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError
 from headwater_core.event_rows import from_row, of, to_row
 from headwater_core.events import Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
-from headwater_core.schema import erasures, event_ids, events, impressions, rejections
+from headwater_core.schema import erasures, event_ids, events, impressions, outcomes, rejections
+from headwater_core.tallies import forget_users
 
 _POSITION = "log_position"
 ERASURE = "erasure_number"
@@ -292,14 +293,20 @@ class FeedbackLog:
             self._record_erasures(connection, set(group), position, now_us, is_whole=True)
             events_deleted = impressions_deleted = 0
             for each in group:
-                own_events = delete(events).where(of(self._tenant, each))
-                events_deleted += connection.execute(own_events).rowcount
-                own_impressions = delete(impressions).where(
+                own_events = of(self._tenant, each)
+                own_impressions = (
                     impressions.c.tenant == self._tenant,
                     impressions.c.subject_kind == each.kind.value,
                     impressions.c.subject_id == each.id,
                 )
-                impressions_deleted += connection.execute(own_impressions).rowcount
+                own_outcomes = or_(
+                    outcomes.c.slate_id.in_(select(impressions.c.slate_id).where(*own_impressions)),
+                    outcomes.c.position.in_(select(events.c.position).where(own_events)),
+                )
+                connection.execute(delete(outcomes).where(outcomes.c.tenant == self._tenant, own_outcomes))
+                events_deleted += connection.execute(delete(events).where(own_events)).rowcount
+                impressions_deleted += connection.execute(delete(impressions).where(*own_impressions)).rowcount
+            forget_users(connection, self._tenant, map(subject_hash, group))
             if subject.kind is SubjectKind.USER:
                 visitor_links.remove(connection, self._tenant, subject.id)
             return Erasure(events_deleted, impressions_deleted, [each.id for each in group[1:]])

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, select, tuple_
 
 from headwater_core.database import Database, advance, chunks, insert
 from headwater_core.events import Subject, SubjectKind
+from headwater_core.experiments import Assignment
 from headwater_core.feedback_log import ERASURE, subject_hash
 from headwater_core.schema import erasures, impressions
+from headwater_core.tallies import count_slates
+
+_PAGE = 1_000
+"""Impressions read at once."""
 
 
 class ShownItem(NamedTuple):
@@ -39,6 +44,8 @@ class Impression:
     """The generation that answered; 0 when none did."""
     time_us: int = 0
     items: tuple[ShownItem, ...] = ()
+    assignment: Assignment | None = None
+    """The experiment's arm that answered; None: no experiment took part."""
 
 
 class ImpressionLog:
@@ -64,8 +71,16 @@ class ImpressionLog:
                 for each in shown
                 if each.subject is None or erased_us.get(each.subject, -1) < each.time_us
             ]
-            if rows:
-                connection.execute(insert(connection, impressions).on_conflict_do_nothing(), rows)
+            if not rows:
+                return
+            statement = insert(connection, impressions).on_conflict_do_nothing().returning(impressions.c.slate_id)
+            written = set(connection.execute(statement, rows).scalars())
+            assigned = (
+                (each.assignment, None if each.subject is None else subject_hash(each.subject))
+                for each in shown
+                if each.assignment is not None and each.slate_id in written
+            )
+            count_slates(connection, self._tenant, assigned)
 
     def prune(self, before_us: int, limit: int) -> int:
         """Forget at most `limit` of the impressions shown before `before_us`; how many went."""
@@ -79,22 +94,41 @@ class ImpressionLog:
         statement = select(impressions).where(impressions.c.tenant == self._tenant, impressions.c.slate_id == slate_id)
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
-        if row is None:
-            return None
-        return Impression(
-            slate_id=row.slate_id,
-            subject=None if row.subject_kind is None else Subject(SubjectKind(row.subject_kind), row.subject_id),
-            session_id=row.session_id,
-            surface=row.surface,
-            context=row.context,
-            strategy=row.strategy,
-            generation=row.generation,
-            time_us=row.time_us,
-            items=tuple(
-                ShownItem(item_id, score, propensity, tuple(sources))
-                for item_id, score, propensity, sources in row.items
-            ),
+        return None if row is None else _impression(row)
+
+    def get_many(self, slate_ids: Collection[str]) -> dict[str, Impression]:
+        """What was shown as these slates, by slate id; those that are not known are left out."""
+        found: dict[str, Impression] = {}
+        with self._database.read() as connection:
+            for ids in chunks(slate_ids):
+                statement = select(impressions).where(
+                    impressions.c.tenant == self._tenant, impressions.c.slate_id.in_(ids)
+                )
+                found.update((row.slate_id, _impression(row)) for row in connection.execute(statement))
+        return found
+
+    def between(self, from_us: int, before_us: int) -> Iterator[Impression]:
+        """The impressions shown from `from_us` on and before `before_us`, by (time_us, slate_id).
+
+        They are read in pages: what is written or erased meanwhile may be there or not.
+        """
+        place = tuple_(impressions.c.time_us, impressions.c.slate_id)
+        statement = (
+            select(impressions)
+            .where(impressions.c.tenant == self._tenant, impressions.c.time_us < before_us)
+            .order_by(impressions.c.time_us, impressions.c.slate_id)
+            .limit(_PAGE)
         )
+        page = statement.where(impressions.c.time_us >= from_us)
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(page).all()
+            yield from map(_impression, rows)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1]
+            # The first condition alone is what the index by time serves.
+            page = statement.where(impressions.c.time_us >= last.time_us, place > (last.time_us, last.slate_id))
 
     def count(self) -> int:
         """How many impressions are kept."""
@@ -116,7 +150,7 @@ class ImpressionLog:
         return found
 
     def _row(self, impression: Impression) -> dict[str, Any]:
-        subject = impression.subject
+        subject, assigned = impression.subject, impression.assignment
         return {
             "tenant": self._tenant,
             "slate_id": impression.slate_id,
@@ -129,4 +163,26 @@ class ImpressionLog:
             "generation": impression.generation,
             "time_us": impression.time_us,
             "items": [[*each[:3], list(each.sources)] for each in impression.items],
+            "experiment": assigned.experiment if assigned else "",
+            "arm": assigned.arm if assigned else "",
+            "segment": assigned.segment if assigned else "",
+            "propensity": assigned.propensity if assigned else None,
         }
+
+
+def _impression(row: Row[*tuple[Any, ...]]) -> Impression:
+    return Impression(
+        slate_id=row.slate_id,
+        subject=None if row.subject_kind is None else Subject(SubjectKind(row.subject_kind), row.subject_id),
+        session_id=row.session_id,
+        surface=row.surface,
+        context=row.context,
+        strategy=row.strategy,
+        generation=row.generation,
+        time_us=row.time_us,
+        items=tuple(
+            ShownItem(item_id, score, propensity, tuple(sources)) for item_id, score, propensity, sources in row.items
+        ),
+        # What it learns with is the experiment's, not the slate's.
+        assignment=Assignment(row.experiment, row.arm, row.segment, row.propensity, 0.0) if row.experiment else None,
+    )

@@ -181,6 +181,10 @@ impressions = _table(
         _column("generation", BigInteger),
         _column("time_us", BigInteger),
         _column("items", JSON),
+        _column("experiment", _key(64)),
+        _column("arm", _key(64)),
+        _column("segment", _key(64)),
+        _column("propensity", Double, nullable=True),
     ],
     ["slate_id"],
     Index("ix_impressions_subject", "tenant", "subject_kind", "subject_id"),
@@ -242,4 +246,53 @@ documents = _table(
     ],
     ["kind", "name", "version"],
     wide=True,
+)
+
+outcomes = _table(
+    "outcomes",
+    [
+        _column("slate_id", _key(256)),
+        _column("item_id", _key(256)),
+        _column("event_type", _key(64)),
+        _column("position", BigInteger),
+        _column("place", BigInteger),
+        _column("sources", String(256)),
+        _column("strategy", String(256)),
+        _column("experiment", _key(64)),
+        _column("arm", _key(64)),
+        _column("surface", String(128)),
+        _column("reward", Double),
+        _column("shown_time_us", BigInteger),
+        _column("received_time_us", BigInteger),
+    ],
+    # What an item brought counts once, however often the event was written.
+    ["slate_id", "item_id", "event_type"],
+    Index("ix_outcomes_received_time", "tenant", "received_time_us"),
+)
+
+experiment_arms = _table(
+    "experiment_arms",
+    [
+        _column("experiment", _key(64)),
+        _column("segment", _key(64)),
+        _column("arm", _key(64)),
+        _column("slates", BigInteger),
+        _column("reward", Double),
+        _column("recent_slates", Double),
+        _column("recent_reward", Double),
+    ],
+    ["experiment", "segment", "arm"],
+)
+
+experiment_users = _table(
+    "experiment_users",
+    [
+        _column("experiment", _key(64)),
+        _column("arm", _key(64)),
+        _column("subject_hash", LargeBinary(32)),
+        _column("slates", BigInteger),
+        _column("reward", Double),
+    ],
+    ["experiment", "arm", "subject_hash"],
+    Index("ix_experiment_users_subject", "tenant", "subject_hash"),
 )

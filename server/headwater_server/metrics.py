@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+_LAST_PLACE = 10
+"""Places from here on are counted together."""
 _LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -12,6 +16,7 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         """Register every metric."""
+        self._shown: dict[tuple[str, str, int], Counter] = {}
         self.registry = CollectorRegistry()
         self.calls = Counter(
             "headwater_calls", "Calls answered, by method and status.", ["method", "code"], registry=self.registry
@@ -40,6 +45,36 @@ class ServerMetrics:
             "headwater_sources_left_out",
             "Times that a source was left out of an answer, and why: failed, slow, overdue.",
             ["source", "why"],
+            registry=self.registry,
+        )
+        self.shown = Counter(
+            "headwater_shown_items",
+            "Items shown, by strategy, source and place; one that several sources proposed counts for each.",
+            ["strategy", "source", "place"],
+            registry=self.registry,
+        )
+        self.outcomes = Counter(
+            "headwater_outcomes",
+            "Events joined by this server to what was shown; what is divided by the items shown is the rate.",
+            ["event_type", "strategy", "source", "place"],
+            registry=self.registry,
+        )
+        self.unmatched = Counter(
+            "headwater_outcomes_unmatched",
+            "Events with an attribution token that joins nothing, by the reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.slates = Counter(
+            "headwater_experiment_slates",
+            "Slates, by experiment and arm.",
+            ["experiment", "arm"],
+            registry=self.registry,
+        )
+        self.rewards = Counter(
+            "headwater_experiment_rewards",
+            "Rewards, by experiment and arm.",
+            ["experiment", "arm"],
             registry=self.registry,
         )
         self.embedded = Counter("headwater_embedded_histories", "Histories embedded.", registry=self.registry)
@@ -72,3 +107,17 @@ class ServerMetrics:
         self.impressions = Counter(
             "headwater_impressions", "Slates logged, dropped or failed.", ["outcome"], registry=self.registry
         )
+
+    def count_shown(self, strategy: str, place: int, sources: Iterable[str]) -> None:
+        """Count one shown item under each of its sources; looking up labels for every item would take its time."""
+        for source in sources:
+            key = strategy, source, min(place, _LAST_PLACE)
+            counter = self._shown.get(key)
+            if counter is None:
+                counter = self._shown[key] = self.shown.labels(strategy, source, place_label(place))
+            counter.inc()
+
+
+def place_label(place: int) -> str:
+    """A place, as metrics tell it."""
+    return str(place) if place < _LAST_PLACE else f"{_LAST_PLACE}+"

@@ -9,8 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import EventType, HistoryEvent
+from headwater_core.experiments import Assignment
 from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
 from headwater_core.strategies import (
@@ -29,6 +32,7 @@ from headwater_core.strategies import (
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
+from headwater_server.experiment_book import Assigned, ExperimentBook
 from headwater_server.filters import ItemFilter
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.queries import Audience, RecommendQuery
@@ -62,6 +66,7 @@ _REASONS = {
     CONTEXT: "like what you look at",
     PINNED: "chosen for everybody",
 }
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ class Slate:
     has_more: bool
     degraded_parts: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    assignment: Assignment | None = None
+    """The experiment's arm that answered; None: no experiment took the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,7 @@ class Recommender:
         view: CatalogueView,
         gathering: Gathering,
         strategies: StrategyBook,
+        experiments: ExperimentBook,
         *,
         event_types: Callable[[], Mapping[str, EventType]],
         query_features: QueryFeatures,
@@ -115,6 +123,7 @@ class Recommender:
             view: items for filters.
             gathering: asks the sources.
             strategies: what makes slates.
+            experiments: which of them answers whom.
             event_types: gives the registered types.
             query_features: tells whether searches are understood now.
             run_in_compute: runs a blocking computation off the event loop.
@@ -127,6 +136,7 @@ class Recommender:
         self._view = view
         self._gathering = gathering
         self._strategies = strategies
+        self._experiments = experiments
         self._event_types = event_types
         self._query_features = query_features
         self._run_in_compute = run_in_compute
@@ -138,17 +148,18 @@ class Recommender:
 
         Args:
             query: the request.
-            named: makes the slate; None: the one that the request names, or the default.
+            named: makes the slate; None: the one that the request names, else an experiment's arm, else the default.
 
         Raises:
             InvalidFieldError: the request names a strategy that is not there.
             NotReadyError: the generation asked for is not loaded.
             DatabaseUnavailableError: the consistency token needs the database and it is away.
         """
-        named = named or self._strategies.of(query.strategy)
-        strategy = named.strategy
-        generation = self._generation(query)
         known = await self.known(query.audience)
+        assigned = None if named is not None else self._assigned(query, known)
+        named = named or self._strategies.of(assigned.arm.strategy if assigned else query.strategy)
+        strategy = named.strategy
+        generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
@@ -165,7 +176,8 @@ class Recommender:
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
         has_more = len(ranked) > query.page_size
-        return Slate(generation, named, slate, has_more, [*degraded_parts, *gathered.left_out], notices)
+        missing = [*degraded_parts, *gathered.left_out]
+        return Slate(generation, named, slate, has_more, missing, notices, assigned.assignment if assigned else None)
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
@@ -322,7 +334,18 @@ class Recommender:
         """Why a candidate is there, for a person to read."""
         return [_REASONS[source] for source in candidate.sources]
 
-    def _generation(self, query: RecommendQuery) -> ServingGeneration:
+    def _assigned(self, query: RecommendQuery, known: Known) -> Assigned | None:
+        """The arm of an experiment that answers; requests that say themselves what answers take no part.
+
+        Nor do further pages: they go on by what made the first.
+        """
+        if query.strategy or query.label or query.generation or query.page is not None:
+            return None
+        subject = query.audience.subject
+        key = f"{subject.kind}:{subject.id}" if subject is not None else query.session_id
+        return self._experiments.assign(key, len(known.history), query.surface, query.context)
+
+    def _generation(self, query: RecommendQuery, arm_label: str = "") -> ServingGeneration:
         if query.generation:
             return self._generations.by_number(query.generation)
         if query.label:
@@ -332,6 +355,11 @@ class Recommender:
                 return self._generations.by_number(query.page.generation)
             except NotReadyError:
                 pass  # the pinned generation is gone: the current one continues
+        if arm_label:
+            try:
+                return self._generations.by_label(arm_label)
+            except NotReadyError:
+                log.warning("arm_without_generation", label=arm_label)  # the user is answered all the same
         return self._generations.serving(query.audience.subject)
 
     def _notices(self, query: RecommendQuery) -> list[str]:

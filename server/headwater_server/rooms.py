@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 import torch
 
-from headwater_core import document_store, event_types, strategies
+from headwater_core import document_store, event_types, experiments, strategies, tallies
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, ItemChange
 from headwater_core.co_visits import REPEAT_EVENTS
@@ -25,17 +25,22 @@ from headwater_core.document_store import DocumentStore
 from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
+from headwater_core.experiments import THOMPSON, Experiment, check_disjoint
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.histories import kept_length
 from headwater_core.impressions import ImpressionLog
+from headwater_core.outcomes import OutcomeLog
 from headwater_core.registry import GenerationRegistry
 from headwater_core.strategies import Strategy
+from headwater_core.tallies import Tallies
 from headwater_core.text import CachedTextEncoder, TextEncoder
+from headwater_server.attributor import Attributor
 from headwater_server.catalogue_tail import CatalogueTail
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
+from headwater_server.experiment_book import ExperimentBook
 from headwater_server.fresh import Features, FreshPlacer
 from headwater_server.group_committer import GroupCommitter
 from headwater_server.impression_writer import ImpressionWriter
@@ -131,6 +136,18 @@ class Rooms:
             prepare=self._prepare,
             canary_share=settings.canary_share,
         )
+        self.experiment_store = DocumentStore(self.database, experiments.KIND, Experiment, self.tenant, check_disjoint)
+        self.tallies = Tallies(self.database, self.tenant)
+        self.outcomes = OutcomeLog(self.database, self.tenant)
+        self.experiments = ExperimentBook()
+        self.attributor = Attributor(
+            self.outcomes,
+            self.experiments,
+            self.in_writing,
+            self.metrics,
+            self.now_us,
+            round(settings.attribution_window_s * 1_000_000),
+        )
         self.strategies = StrategyBook(built_in_strategy(settings.fresh_every, settings.fresh_every_below))
         sources: tuple[CandidateSource, ...] = (
             BlendSource(),
@@ -149,6 +166,7 @@ class Rooms:
             self.view,
             Gathering(sources, self.in_compute, self.metrics),
             self.strategies,
+            self.experiments,
             event_types=lambda: self.event_types,
             query_features=self.query_features,
             run_in_compute=self.in_compute,
@@ -186,7 +204,7 @@ class Rooms:
         """
         await self.in_writing(self.database.migrate)
         await self.refresh_event_types()
-        await self.refresh_strategies()
+        await self.refresh_documents()
         await self.catalogue_tail.catch_up()
         self.states.set_links(await self.in_database(self.log.links))
         self._last_erasure = await self.in_database(self._newest_erasure)
@@ -226,7 +244,9 @@ class Rooms:
         if counted.get(event_types.REVISION) != self._counted.get(event_types.REVISION):
             await self.refresh_event_types()
         if counted.get(document_store.REVISION) != self._counted.get(document_store.REVISION):
-            await self.refresh_strategies()
+            await self.refresh_documents()
+        elif counted.get(tallies.REVISION) != self._counted.get(tallies.REVISION):
+            await self.refresh_tallies()
         await self.log_tail.catch_up()
         await self.catalogue_tail.catch_up()
         await self._follow_erasures()
@@ -282,12 +302,20 @@ class Rooms:
         """Read the registered event types."""
         self.event_types = await self.in_database(self.event_type_store.all)
 
-    async def refresh_strategies(self) -> None:
-        """Read the strategies."""
+    async def refresh_documents(self) -> None:
+        """Read the strategies and the experiments."""
         try:
             self.strategies.replace(await self.in_database(self.strategy_store.all))
+            self.experiments.replace(await self.in_database(self.experiment_store.all))
         except InvalidFieldError as error:  # a newer release wrote it: what is held goes on answering
-            log.error("strategies_not_read", reason=str(error))
+            log.error("documents_not_read", reason=str(error))
+        await self.refresh_tallies()
+
+    async def refresh_tallies(self) -> None:
+        """Read how the arms of the experiments that learn stand."""
+        for name, experiment in self.experiments.experiments.items():
+            if experiment.allocation == THOMPSON:
+                self.experiments.learn(name, await self.in_database(self.tallies.of, name))
 
     async def register_event_types(self, names: Collection[str]) -> None:
         """Register the types that an import meets and nobody registered, while there is room for more.

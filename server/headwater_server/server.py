@@ -18,6 +18,8 @@ from headwater.v1 import (
     catalog_service_pb2_grpc,
     event_service_pb2,
     event_service_pb2_grpc,
+    experiment_service_pb2,
+    experiment_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
     recommendation_service_pb2,
@@ -32,6 +34,7 @@ from headwater_server.interceptor import CallInterceptor
 from headwater_server.rooms import Rooms
 from headwater_server.services.catalog_service import CatalogService
 from headwater_server.services.event_service import EventService
+from headwater_server.services.experiment_service import ExperimentService
 from headwater_server.services.model_service import ModelService
 from headwater_server.services.recommendation_service import RecommendationService
 from headwater_server.services.strategy_service import StrategyService
@@ -53,6 +56,7 @@ _ALWAYS_SERVING = (
     user_service_pb2.DESCRIPTOR.services_by_name["UserService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     strategy_service_pb2.DESCRIPTOR.services_by_name["StrategyService"].full_name,
+    experiment_service_pb2.DESCRIPTOR.services_by_name["ExperimentService"].full_name,
 )
 _RECOMMENDATION = recommendation_service_pb2.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 _DATABASE_PAUSE_S = 0.5
@@ -75,6 +79,7 @@ class HeadwaterServer:
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogService(self.rooms), self._server)
         user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(self.rooms), self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self.rooms), self._server)
+        experiment_service_pb2_grpc.add_ExperimentServiceServicer_to_server(ExperimentService(self.rooms), self._server)
         strategy_service_pb2_grpc.add_StrategyServiceServicer_to_server(StrategyService(self.rooms), self._server)
         recommendation_service_pb2_grpc.add_RecommendationServiceServicer_to_server(
             RecommendationService(self.rooms), self._server
@@ -124,6 +129,7 @@ class HeadwaterServer:
             asyncio.create_task(self.rooms.load_text_encoder(), name="load-text-encoder"),
             self._every(settings.tail_interval_ms / 1000, self.rooms.follow, "follow"),
             self._every(settings.label_interval_ms / 1000, self._reload, "reload"),
+            self._every(settings.attribution_interval_ms / 1000, self.rooms.attributor.step, "attribute"),
             self._every(settings.lease_ttl_s / 3, self.rooms.heartbeat, "heartbeat"),
         ]
         log.info("server_started", port=self.port, metrics_port=self.metrics_port)

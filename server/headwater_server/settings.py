@@ -42,6 +42,10 @@ class ServerSettings(CoreSettings):
     """Below them, one in so many: there it costs less."""
     fresh_top_share: float = Field(default=0.1, ge=0.0, le=1.0)
     """A new item fits when its direction is among this share of the catalogue's best for the user."""
+    attribution_interval_ms: int = Field(default=1000, ge=10)
+    """How often events are joined to what was shown."""
+    attribution_window_s: float = Field(default=86_400.0, gt=0)
+    """How long after something was shown the events on it count."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long calls under way may take after SIGTERM."""
     max_ahead_s: float = Field(default=300.0, ge=0)

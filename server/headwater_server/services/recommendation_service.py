@@ -12,6 +12,7 @@ import grpc
 from headwater.v1 import event_pb2
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater.v1 import recommendation_service_pb2_grpc as pb_grpc
+from headwater_core.attribution import attribution_token
 from headwater_core.errors import HeadwaterError, InvalidFieldError, NotFoundError
 from headwater_core.events import check_id
 from headwater_core.impressions import Impression, ShownItem
@@ -23,7 +24,6 @@ from headwater_server.recommender import Slate
 from headwater_server.rooms import Rooms
 from headwater_server.services.slate_response import missing_parts, slate_response
 from headwater_server.statuses import code_of
-from headwater_server.tokens import attribution_token
 
 MAX_BATCH = 100
 
@@ -140,6 +140,8 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         return response
 
     def _log_impression(self, query: RecommendQuery, slate: Slate, slate_id: str) -> None:
+        propensity = slate.assignment.propensity if slate.assignment is not None else 1.0
+        self._count(query, slate)
         self._rooms.impression_writer.add(
             Impression(
                 slate_id=slate_id,
@@ -150,13 +152,22 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
                 strategy=str(slate.strategy),
                 generation=slate.generation.number,
                 time_us=self._rooms.now_us(),
-                # The strategy draws nothing by chance: what it shows, it shows with certainty.
+                # A strategy draws nothing by chance: what it shows is as likely as that it is the one to show it.
                 items=tuple(
-                    ShownItem(candidate.item_id, candidate.score, 1.0, candidate.sources)
+                    ShownItem(candidate.item_id, candidate.score, propensity, candidate.sources)
                     for candidate in slate.candidates
                 ),
+                assignment=slate.assignment,
             )
         )
+
+    def _count(self, query: RecommendQuery, slate: Slate) -> None:
+        metrics = self._rooms.metrics
+        if slate.assignment is not None:
+            metrics.slates.labels(slate.assignment.experiment, slate.assignment.arm).inc()
+        first = 1 + (len(query.page.served_item_ids) if query.page is not None else 0)
+        for place, candidate in enumerate(slate.candidates, start=first):
+            metrics.count_shown(slate.strategy.name, place, candidate.sources)
 
     def _similar(self, rank: int, found: Found, return_item: bool) -> pb.RecommendedItem:
         result = pb.RecommendedItem(item_id=found.item_id, score=found.score, rank=rank, sources=[found.source])

@@ -29,6 +29,7 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
         degraded_reasons=[f"{part} unavailable" for part in missing],
         notices=slate.notices,
         strategy=str(slate.strategy),
+        experiment_arm=f"{slate.assignment.experiment}/{slate.assignment.arm}" if slate.assignment else "",
     )
     for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
         result = response.results.add(

@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from headwater.v1 import strategy_service_pb2 as pb
 from headwater.v1 import strategy_service_pb2_grpc as pb_grpc
 from headwater_core.document_store import Version
-from headwater_core.errors import InvalidFieldError, NotFoundError
+from headwater_core.errors import ConflictError, InvalidFieldError, NotFoundError
 from headwater_core.names import check_name
 from headwater_core.strategies import DEFAULT, Strategy
 from headwater_server import convert, queries
@@ -40,7 +40,7 @@ class StrategyService(pb_grpc.StrategyServiceServicer):
         expected = request.expected_version if request.HasField("expected_version") else None
         rooms = self._rooms
         version = await rooms.in_writing(rooms.strategy_store.put, request.name, strategy, expected)
-        await rooms.refresh_strategies()
+        await rooms.refresh_documents()
         return pb.PutStrategyResponse(version=version)
 
     async def GetStrategy(  # noqa: N802
@@ -77,11 +77,14 @@ class StrategyService(pb_grpc.StrategyServiceServicer):
     async def DeleteStrategy(  # noqa: N802
         self, request: pb.DeleteStrategyRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.DeleteStrategyResponse:
-        """Delete a strategy."""
+        """Delete a strategy that no experiment needs."""
         check_name(request.name)
         rooms = self._rooms
+        for name, experiment in rooms.experiments.experiments.items():
+            if request.name != DEFAULT and any(arm.strategy == request.name for arm in experiment.arms):
+                raise ConflictError(f"strategy {request.name!r} is an arm of the experiment {name!r}: end that first")
         version = await rooms.in_writing(rooms.strategy_store.delete, request.name)
-        await rooms.refresh_strategies()
+        await rooms.refresh_documents()
         return pb.DeleteStrategyResponse(version=version)
 
     async def PreviewStrategy(  # noqa: N802
