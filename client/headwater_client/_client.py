@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 
 from headwater_client._base import ClientBase, present_as
-from headwater_client._calls import catalog, events, health, models, recommendations, strategies, users
+from headwater_client._calls import catalog, events, experiments, health, models, recommendations, strategies, users
 from headwater_client._calls.core import Call
 from headwater_client.errors import ClientClosedError, ConfigurationError, from_grpc
 
@@ -69,6 +69,12 @@ class Client(ClientBase):
     list_strategy_versions = _method(strategies.list_strategy_versions)
     delete_strategy = _method(strategies.delete_strategy)
     preview_strategy = _method(strategies.preview_strategy)
+
+    put_experiment = _method(experiments.put_experiment)
+    get_experiment = _method(experiments.get_experiment)
+    list_experiments = _method(experiments.list_experiments)
+    delete_experiment = _method(experiments.delete_experiment)
+    get_outcomes = _method(experiments.get_outcomes)
 
     health = _method(health.health)
 

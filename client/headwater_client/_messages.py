@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any, TypeVar
 
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from headwater.v1.event_pb2 import Event
 from headwater.v1.item_pb2 import Item
 from headwater_client._uuid7 import uuid7
+
+MessageType = TypeVar("MessageType", bound=Message)
 
 
 def event(
@@ -119,3 +124,18 @@ def timestamp(moment: datetime | None) -> Timestamp | None:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+def message_of(kind: type[MessageType], content: MessageType | Mapping[str, Any], what: str) -> MessageType:
+    """A message, also from what its JSON says. Args: what: to call it when the JSON does not fit.
+
+    Raises:
+        ValueError: the JSON does not fit the message.
+    """
+    if isinstance(content, kind):
+        return content
+    assert isinstance(content, Mapping)
+    try:
+        return ParseDict(dict(content), kind())
+    except ParseError as error:
+        raise ValueError(f"{what}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from headwater_client._commands import admin, imports, serving, strategies
+from headwater_client._commands import admin, experiments, imports, serving, strategies
 
 app = typer.Typer(
     name="headwater",
@@ -19,6 +19,7 @@ serving.register(app)
 imports.register(app)
 admin.register(app)
 strategies.register(app)
+experiments.register(app)
 
 
 def main() -> None:

@@ -267,6 +267,7 @@ outcomes = _table(
     ],
     # What an item brought counts once, however often the event was written.
     ["slate_id", "item_id", "event_type"],
+    Index("ix_outcomes_position", "tenant", "position"),  # to erase a user's
     Index("ix_outcomes_received_time", "tenant", "received_time_us"),
 )
 

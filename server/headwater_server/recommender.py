@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.events import EventType, HistoryEvent
 from headwater_core.experiments import Assignment
 from headwater_core.registry import STABLE
@@ -157,7 +157,7 @@ class Recommender:
         """
         known = await self.known(query.audience)
         assigned = None if named is not None else self._assigned(query, known)
-        named = named or self._strategies.of(assigned.arm.strategy if assigned else query.strategy)
+        named = named or self._strategy(query, assigned)
         strategy = named.strategy
         generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
@@ -344,6 +344,15 @@ class Recommender:
         subject = query.audience.subject
         key = f"{subject.kind}:{subject.id}" if subject is not None else query.session_id
         return self._experiments.assign(key, len(known.history), query.surface, query.context)
+
+    def _strategy(self, query: RecommendQuery, assigned: Assigned | None) -> NamedStrategy:
+        if query.strategy:
+            return self._strategies.of(query.strategy)
+        wanted = assigned.arm.strategy if assigned else query.page.strategy if query.page is not None else ""
+        try:
+            return self._strategies.of(wanted)
+        except InvalidFieldError:
+            return self._strategies.of("")  # it was deleted meanwhile: the user is answered all the same
 
     def _generation(self, query: RecommendQuery, arm_label: str = "") -> ServingGeneration:
         if query.generation:

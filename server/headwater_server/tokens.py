@@ -34,15 +34,16 @@ class ConsistencyToken:
 
 @dataclass(frozen=True, slots=True)
 class PageToken:
-    """Says: go on after these items, from this generation while it is loaded."""
+    """Says: go on after these items, from this generation while it is loaded, by this strategy while it is there."""
 
     tenant: str
     generation: int
+    strategy: str
     served_item_ids: tuple[str, ...]
 
     def seal(self) -> str:
         """The token as text."""
-        return seal("p", [self.tenant, self.generation, list(self.served_item_ids)])
+        return seal("p", [self.tenant, self.generation, self.strategy, list(self.served_item_ids)])
 
     @classmethod
     def open(cls, text: str, field: str, tenant: str) -> PageToken:
@@ -51,10 +52,10 @@ class PageToken:
         Raises:
             InvalidFieldError: it is malformed, or another tenant's.
         """
-        owner, generation, served = open_sealed("p", text, field, (str, int, list))
+        owner, generation, strategy, served = open_sealed("p", text, field, (str, int, str, list))
         if owner != tenant or not all(isinstance(item_id, str) for item_id in served):
             raise InvalidFieldError(field, "is not a token of this tenant")
-        return cls(owner, generation, tuple(served))
+        return cls(owner, generation, strategy, tuple(served))
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,6 +262,28 @@ async def test_strategies(client: Any) -> None:
         await client.recommend(strategy="home")
 
 
+async def test_experiments_and_outcomes(client: Any) -> None:
+    """Experiments are started, told, ended; outcomes are added up."""
+    halves = {"arms": [{"name": name, "share": 0.5} for name in "ab"], "rewards": {"click": 1.0}}
+    assert await client.put_experiment("home", halves, expected_version=0) == 1
+    found = await client.get_experiment("home")
+    assert [(one.arm, one.share) for one in found.arms] == [("a", 0.5), ("b", 0.5)]
+    assert await client.put_experiment("home", found.experiment.experiment) == 2
+    assert [one.name for one in await client.list_experiments()] == ["home"]
+    with pytest.raises(FailedPreconditionError):
+        await client.put_experiment("home", halves, expected_version=1)
+    with pytest.raises(ValueError, match="experiment: "):
+        await client.put_experiment("home", {"surprise": 1})
+    assert await client.delete_experiment("home") == 3
+    with pytest.raises(NotFoundError):
+        await client.get_experiment("home")
+    await client.upsert_items([item("heat")])
+    answer = await client.recommend(user_id="ada")
+    await client.write(event("click", user_id="ada", item_id="heat", attribution_token=answer.attribution_token))
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    assert [dict(row.events) for row in await client.get_outcomes("source", start_time=since)] == [{"click": 1}]
+
+
 async def test_health(client: Any, server: FakeServer) -> None:
     """Health is read without the health checking package."""
     assert await client.health() is HealthStatus.SERVING

@@ -321,7 +321,7 @@ class TestHistory:
                 for sql, parameters in asked
             ]
         by_index = "ix_events_history (tenant=? AND subject_kind=? AND subject_id=?"
-        assert len(plans) == 11
+        assert len(plans) == 13
         assert all(by_index in plan for plan in plans), plans
         assert not any("TEMP B-TREE" in plan for plan in plans[:4]), plans
 

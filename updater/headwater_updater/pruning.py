@@ -32,6 +32,7 @@ class Pruner:
         self._tasks = (
             _Task("event_ids", settings.event_id_retention_days * _DAY_US, resources.log.prune_event_ids),
             _Task("impressions", settings.impression_retention_days * _DAY_US, resources.impressions.prune),
+            _Task("outcomes", settings.impression_retention_days * _DAY_US, resources.outcomes.prune),
         )
         self._due_us = dict.fromkeys((task.rows for task in self._tasks), 0)
 

@@ -11,6 +11,7 @@ from headwater_core.event_types import EventTypes
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.impressions import ImpressionLog
+from headwater_core.outcomes import OutcomeLog
 from headwater_core.registry import GenerationRegistry
 from headwater_core.settings import CoreSettings
 from headwater_core.text import CachedTextEncoder, Encoder, FeatureMemory, TextEncoder
@@ -25,6 +26,7 @@ class Resources:
     event_types: EventTypes
     catalogue: Catalogue
     impressions: ImpressionLog
+    outcomes: OutcomeLog
     registry: GenerationRegistry
     store: ArtifactStore
     text: CachedTextEncoder
@@ -54,6 +56,7 @@ class Resources:
             EventTypes(database, tenant),
             Catalogue(database, tenant),
             ImpressionLog(database, tenant),
+            OutcomeLog(database, tenant),
             GenerationRegistry(database, tenant),
             ArtifactStore(settings.store_url, tenant, settings.store_cache_dir),
             CachedTextEncoder(reader, FeatureStore(database, tenant)),

@@ -102,7 +102,7 @@ class UpdaterSettings(CoreSettings):
     event_id_retention_days: int = Field(default=30, ge=1, le=36_500)
     """So long after its receipt an event sent again is known for a duplicate; events themselves stay."""
     impression_retention_days: int = Field(default=90, ge=1, le=36_500)
-    """So long it is remembered what was shown to whom."""
+    """So long it is remembered what was shown to whom, and what came of it."""
 
     @field_validator("canary")
     @classmethod

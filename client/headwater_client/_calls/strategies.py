@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf.json_format import ParseDict, ParseError
-
 from headwater.v1 import recommendation_service_pb2 as recommendations_pb
 from headwater.v1 import strategy_service_pb2 as pb
 from headwater_client._calls.core import Call, as_is, call, method
+from headwater_client._messages import message_of
 
 _SERVICE = "StrategyService"
 # with expected_version a repetition would be refused although the first one was done
@@ -51,7 +50,9 @@ def put_strategy(
         FailedPreconditionError: its newest version is another one than expected.
         RpcError: any other failure of the call.
     """
-    request = pb.PutStrategyRequest(name=name, strategy=_message(strategy), expected_version=expected_version)
+    request = pb.PutStrategyRequest(
+        name=name, strategy=message_of(pb.Strategy, strategy, "strategy"), expected_version=expected_version
+    )
     return call(PUT_STRATEGY, request, lambda response: response.version, timeout_s)
 
 
@@ -131,14 +132,5 @@ def preview_strategy(
         InvalidArgumentError: it cannot work; the field and the reason are told.
         RpcError: any other failure of the call.
     """
-    asked = pb.PreviewStrategyRequest(request=request, strategy=_message(strategy))
+    asked = pb.PreviewStrategyRequest(request=request, strategy=message_of(pb.Strategy, strategy, "strategy"))
     return call(PREVIEW_STRATEGY, asked, as_is, timeout_s)
-
-
-def _message(strategy: pb.Strategy | Mapping[str, Any]) -> pb.Strategy:
-    if isinstance(strategy, pb.Strategy):
-        return strategy
-    try:
-        return ParseDict(dict(strategy), pb.Strategy())
-    except ParseError as error:
-        raise ValueError(f"strategy: {error}") from error

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from itertools import zip_longest
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 
 from headwater.v1.strategy_service_pb2 import StrategyVersion
 from headwater_client import RecommendRequest
+from headwater_client._commands.documents import Expected, File, plain_version, read_document, show_version, written
 from headwater_client._commands.frame import Session, command
-from headwater_client._commands.output import show_json, show_lines, show_table
+from headwater_client._commands.output import show_json, show_table
 
 Name = Annotated[str, typer.Argument(help="The strategy's name; `default` answers requests that name none.")]
-File = Annotated[str, typer.Argument(help="A JSON file with the strategy; `-` reads stdin.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,46 +26,34 @@ def register(app: typer.Typer) -> None:
         """List the strategies that can answer now."""
         found = session.client.list_strategies()
         if session.as_json:
-            show_json({"strategies": [_plain(each) for each in found]})
+            show_json({"strategies": [plain_version(each) for each in found]})
             return
         show_table(("name", "version", "written", "ranking", "sources", "rules"), (_row(each) for each in found))
 
     @command(strategies, "show")
     def show(session: Session, name: Name = "default") -> None:
         """Show a strategy as JSON, which `put` reads."""
-        show_json(_plain(session.client.get_strategy(name))["strategy"])
+        show_json(plain_version(session.client.get_strategy(name))["strategy"])
 
     @command(strategies, "versions")
     def versions(session: Session, name: Name) -> None:
         """List the versions of a strategy, newest first."""
         found = session.client.list_strategy_versions(name).versions
         if session.as_json:
-            show_json({"versions": [_plain(each) for each in found]})
+            show_json({"versions": [plain_version(each) for each in found]})
             return
         show_table(("name", "version", "written", "ranking", "sources", "rules"), (_row(each) for each in found))
 
     @command(strategies, "put")
-    def put(
-        session: Session,
-        name: Name,
-        file: File,
-        expected: Annotated[int | None, typer.Option(help="Only if this is its newest version; 0: none.")] = None,
-    ) -> None:
+    def put(session: Session, name: Name, file: File, expected: Expected = None) -> None:
         """Write the next version of a strategy; it answers on every server within a second."""
-        version = session.client.put_strategy(name, _read(file), expected_version=expected)
-        if session.as_json:
-            show_json({"name": name, "version": version})
-            return
-        show_lines([f"{name}: version {version}"])
+        version = session.client.put_strategy(name, read_document(file), expected_version=expected)
+        show_version(session, name, version, "")
 
     @command(strategies, "delete")
     def delete(session: Session, name: Name) -> None:
         """Delete a strategy; its versions can still be listed."""
-        version = session.client.delete_strategy(name)
-        if session.as_json:
-            show_json({"name": name, "version": version})
-            return
-        show_lines([f"{name}: deleted, version {version}"])
+        show_version(session, name, session.client.delete_strategy(name), "deleted, ")
 
     @command(strategies, "preview")
     def preview(
@@ -81,7 +65,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show a user's slate as it is and as a strategy would make it, side by side; nothing is written."""
         request = RecommendRequest(user_id=user, strategy=current, page_size=page_size, return_items=True)
-        answer = session.client.preview_strategy(request, _read(file))
+        answer = session.client.preview_strategy(request, read_document(file))
         if session.as_json:
             show_json(answer)
             return
@@ -92,39 +76,20 @@ def register(app: typer.Typer) -> None:
         )
 
 
-def _read(file: str) -> dict[str, Any]:
-    try:
-        content = json.loads(sys.stdin.read() if file == "-" else Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: must hold a JSON object")
-    return content
-
-
-def _plain(version: StrategyVersion) -> dict[str, Any]:
-    """With only what is said, as `put` reads it."""
-    return MessageToDict(version, preserving_proto_field_name=True)
-
-
 def _row(version: StrategyVersion) -> tuple[object, ...]:
     if not version.HasField("strategy"):
-        return version.name, version.version, _written(version), "deleted", "", ""
+        return version.name, version.version, written(version), "deleted", "", ""
     strategy = version.strategy
     counts = {"boosts": len(strategy.boosts), "caps": len(strategy.caps), "pins": len(strategy.pins)}
     said = [f"{count} {name}" for name, count in counts.items() if count]
     said += ["only"] if strategy.HasField("only") else []
     said += [f"diversity {strategy.diversity:g}"] if strategy.diversity else []
     sources = ", ".join(_source(each.name, each.weight, each.HasField("weight")) for each in strategy.sources)
-    return version.name, version.version, _written(version), strategy.ranking or "blend", sources, ", ".join(said)
+    return version.name, version.version, written(version), strategy.ranking or "blend", sources, ", ".join(said)
 
 
 def _source(name: str, weight: float, has_weight: bool) -> str:
     return f"{name} x{weight:g}" if has_weight else name
-
-
-def _written(version: StrategyVersion) -> str:
-    return version.create_time.ToDatetime().strftime("%Y-%m-%d %H:%M:%S") if version.HasField("create_time") else ""
 
 
 def _cells(result: Any) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from google.protobuf.message_factory import GetMessageClass
 from headwater.v1 import (
     catalog_service_pb2,
     event_service_pb2,
+    experiment_service_pb2,
     model_service_pb2,
     recommendation_service_pb2,
     strategy_service_pb2,
@@ -32,6 +33,7 @@ _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # HealthCheckResponse.status
 _CONTRACT = (
     catalog_service_pb2,
     event_service_pb2,
+    experiment_service_pb2,
     model_service_pb2,
     recommendation_service_pb2,
     strategy_service_pb2,

@@ -17,6 +17,7 @@ from headwater.v1.event_pb2 import (
     EventType,
 )
 from headwater.v1.event_service_pb2 import StoredEvent
+from headwater.v1.experiment_service_pb2 import ExperimentVersion
 from headwater.v1.item_pb2 import Item
 from headwater.v1.model_service_pb2 import Generation
 from headwater.v1.recommendation_service_pb2 import ItemFilter
@@ -39,6 +40,7 @@ class FakeState:
         }
         self.generations: dict[int, Generation] = {}
         self.label_history: dict[str, list[int]] = {}
+        self.experiment_versions: dict[str, list[ExperimentVersion]] = {}
         self.strategy_versions: dict[str, list[StrategyVersion]] = {}
         self.revision = 0
         self._by_id: dict[str, Event] = {}

@@ -41,7 +41,7 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
             result.item.CopyFrom(convert.from_item(item))
     shown = (*served, *(candidate.item_id for candidate in slate.candidates))
     if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
-        response.next_page_token = PageToken(rooms.tenant, manifest.number, shown).seal()
+        response.next_page_token = PageToken(rooms.tenant, manifest.number, slate.strategy.name, shown).seal()
     return response
 
 

@@ -424,14 +424,16 @@ async def test_a_malformed_page_token_is_refused(stubs: Stubs, kind: Any, token:
 
 
 @pytest.mark.parametrize(
-    "token", [PageToken("other", 1, ()).seal(), ListToken("a").seal()], ids=["other tenant", "listing"]
+    "token", [PageToken("other", 1, "home", ()).seal(), ListToken("a").seal()], ids=["other tenant", "listing"]
 )
 async def test_a_foreign_page_token_is_refused(stubs: Stubs, token: str) -> None:
     """A token of another tenant or of another listing says nothing here."""
     assert_names(await refused(stubs.recommendations.Recommend(recommend(page_token=token))), "page_token")
 
 
-@pytest.mark.parametrize("token", ["x", "é", PageToken("default", 1, ()).seal(), ConsistencyToken("other", 1).seal()])
+@pytest.mark.parametrize(
+    "token", ["x", "é", PageToken("default", 1, "home", ()).seal(), ConsistencyToken("other", 1).seal()]
+)
 async def test_a_malformed_consistency_token_is_refused(stubs: Stubs, token: str) -> None:
     """On every method that takes one."""
     for request in (

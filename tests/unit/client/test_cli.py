@@ -94,6 +94,24 @@ def test_strategies(run: Callable[..., Any], run_json: Callable[..., Any], tmp_p
     assert run("strategies", "put", "home", str(tmp_path / "none.json")).exit_code == 2
 
 
+def test_experiments(run: Callable[..., Any], run_json: Callable[..., Any], tmp_path: Path) -> None:
+    """`experiments` starts, lists, shows and ends them; `outcomes` adds up what came of what was shown."""
+    path = tmp_path / "home.json"
+    arms = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5, "strategy": "calm"}]
+    path.write_text(json.dumps({"arms": arms, "rewards": {"click": 1.0}, "surfaces": ["home"]}))
+    assert run("experiments", "put", "home", str(path)).stdout == "home: version 1\n"
+    assert "a (default), b (calm)" in run("experiments", "list").stdout
+    assert run_json("experiments", "list")["experiments"][0]["name"] == "home"
+    assert "leads: nobody yet" in run("experiments", "show", "home").stdout
+    assert run_json("experiments", "show", "home")["arms"][1]["share"] == 0.5
+    assert run("experiments", "delete", "home").stdout == "home: ended, version 2\n"
+    assert run("experiments", "show", "home").exit_code == 1
+    token = run_json("recommend", "ada")["attribution_token"]
+    run("write", "click", "--user", "ada", "--item", "ronin", "--attribution-token", token)
+    assert "popular" in run("outcomes", "--by", "source", "--hours", "1").stdout
+    assert run_json("outcomes")["rows"][0]["events"] == {"click": 1}
+
+
 def test_write(run: Callable[..., Any], run_json: Callable[..., Any], server: FakeServer) -> None:
     """`write` writes one event and gives its token; a refused event is exit code 1."""
     arguments = ("write", "rating", "--user", "ada", "--item", "ronin", "--value", "4", "--event-id", "e1")

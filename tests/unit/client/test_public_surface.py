@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from typer.models import CommandInfo
 from typer.testing import CliRunner
 
 import headwater_client
@@ -69,18 +70,25 @@ def test_every_error_is_in_the_tree() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    """Every command, argument and option of `headwater` says what it is."""
-    names = {command.name for command in cli.app.registered_commands}
-    assert names == {
+    """Every command, argument and option of `headwater`, those of its groups too, says what it is."""
+    commands: list[tuple[tuple[str | None, ...], CommandInfo]] = [
+        ((command.name,), command) for command in cli.app.registered_commands
+    ]
+    for group in cli.app.registered_groups:
+        assert group.typer_instance is not None and group.typer_instance.info.help, group.name
+        commands += [((group.name, command.name), command) for command in group.typer_instance.registered_commands]
+    assert {" ".join(map(str, name)) for name, _ in commands} == {
         "recommend", "similar", "write", "import-events", "import-items", "generations", "rollback", "set-label",
-        "delete-user", "health",
+        "delete-user", "health", "outcomes", "strategies list", "strategies show", "strategies put",
+        "strategies delete", "strategies versions", "strategies preview", "experiments list", "experiments show",
+        "experiments put", "experiments delete",
     }  # fmt: skip
-    for command in cli.app.registered_commands:
-        assert command.callback is not None and command.callback.__doc__, command.name
+    for name, command in commands:
+        assert command.callback is not None and command.callback.__doc__, name
         for parameter in inspect.signature(command.callback).parameters.values():
             (info,) = parameter.annotation.__metadata__
-            assert info.help, f"{command.name} {parameter.name}"
-        assert CliRunner().invoke(cli.app, [str(command.name), "--help"]).exit_code == 0
+            assert info.help, f"{name} {parameter.name}"
+        assert CliRunner().invoke(cli.app, [*map(str, name), "--help"]).exit_code == 0
 
 
 def test_importing_the_library_loads_nothing_heavy() -> None:

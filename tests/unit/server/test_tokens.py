@@ -24,7 +24,7 @@ OPENERS: list[Callable[[str], object]] = [
 ]
 SEALED = [
     ConsistencyToken("default", 12).seal(),
-    PageToken("default", 3, ("a", "b")).seal(),
+    PageToken("default", 3, "home", ("a", "b")).seal(),
     ListToken("17").seal(),
     attribution_token("default", "slate"),
 ]
@@ -46,7 +46,7 @@ def test_a_consistency_token_comes_back(tenant: str, position: int) -> None:
 @given(tenants, positions, st.lists(ids, max_size=50))
 def test_a_page_token_comes_back(tenant: str, generation: int, served: list[str]) -> None:
     """Whatever characters the ids hold."""
-    token = PageToken(tenant, generation, tuple(served))
+    token = PageToken(tenant, generation, "home", tuple(served))
     assert PageToken.open(token.seal(), "field", tenant) == token
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_token_is_refused(opener: Callable[[str], object], token: str,
 def test_another_tenants_token_is_refused(opener: Callable[[str], object]) -> None:
     """Though it is well formed."""
     assert_refused(opener, ConsistencyToken("other", 1).seal())
-    assert_refused(opener, PageToken("other", 1, ()).seal())
+    assert_refused(opener, PageToken("other", 1, "home", ()).seal())
 
 
 def test_a_token_of_another_kind_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater_client.testing._answers import catalog, events, models, recommendations, strategies, users
+from headwater_client.testing._answers import catalog, events, experiments, models, recommendations, strategies, users
 from headwater_client.testing._answers.core import Answers, Refusal
 
 __all__ = ["ANSWERS", "Refusal"]
@@ -14,5 +14,6 @@ ANSWERS: Answers = {
     **users.ANSWERS,
     **models.ANSWERS,
     **strategies.ANSWERS,
+    **experiments.ANSWERS,
 }
 """By the method's path."""

@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant", "slate_id", "item_id", "event_type", name="pk_outcomes"),
         sqlite_with_rowid=False,
     )
+    op.create_index("ix_outcomes_position", "outcomes", ["tenant", "position"])
     op.create_index("ix_outcomes_received_time", "outcomes", ["tenant", "received_time_us"])
     op.create_table(
         "experiment_arms",
@@ -73,6 +74,27 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_experiment_users_subject", "experiment_users", ["tenant", "subject_hash"])
+    if op.get_bind().dialect.name == "sqlite":
+        _describe_to_sqlite()
+
+
+def _describe_to_sqlite() -> None:
+    """As in the first release: what the keys select."""
+    statistics = sa.table("sqlite_stat1", sa.column("tbl"), sa.column("idx"), sa.column("stat"))
+    op.bulk_insert(
+        statistics,
+        [
+            {"tbl": table, "idx": index, "stat": stat}
+            for table, index, stat in (
+                ("outcomes", "outcomes", "1000000 1000000 2 1 1"),
+                ("outcomes", "ix_outcomes_position", "1000000 1000000 1"),
+                ("outcomes", "ix_outcomes_received_time", "1000000 1000000 10"),
+                ("experiment_users", "experiment_users", "100000 100000 50000 25000 1"),
+                ("experiment_users", "ix_experiment_users_subject", "100000 100000 2"),
+            )
+        ],
+    )
+    op.execute("ANALYZE sqlite_schema")  # reads them
 
 
 def downgrade() -> None:
