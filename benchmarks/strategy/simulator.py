@@ -1,14 +1,14 @@
 """A closed loop: simulated users on real films, the real server over gRPC, and strategies that compete for them.
 
-`python benchmarks/strategy/simulator.py --folder /tmp/simulator --out simulator.json --plot docs/strategy/simulator.png`
+`python benchmarks/strategy/simulator.py --folder F --out simulator.json --plot docs/strategy/simulator.png`
 trains on the demo's MovieLens ratings, starts a server, and lets users come, one after another. What they like changes
 without notice: each to their own taste (which drifts all the time), then everybody to the same thirty films, then to
 whatever came out lately; new films keep coming. They look at a slate from the top and click what attracts them
 (cascade-like position bias), and now and then watch something that nobody showed them.
 
-Four strategies stand for single sources. For every user the server is asked for the slate of each of them, and, on the
-surface `home`, for that of an experiment that learns (Thompson sampling). Only the latter is shown: its clicks are drawn
-and written, with its token. Of all slates the expected clicks are known, since the simulator knows what it made up:
+Four strategies stand for single sources. For every visit the server is asked for the slate of each of them, and, on
+the surface `home`, for that of an experiment that learns (Thompson sampling). Only the latter is shown: its clicks are
+drawn and written, with its token. What each slate earns is known, since the simulator made up who likes what:
 
     adaptive      the experiment
     daily refit   once a day the strategy that was best on the day before; it is told all slates of all of them
@@ -56,6 +56,7 @@ _HYPED, _LATEST = 30, 40
 _DRIFT = 0.05
 _ORGANIC = 0.3
 _NEW_EVERY, _NEW_ITEMS = 25, 4
+_KNOWN_FOR = 10
 
 
 class Phase(NamedTuple):
@@ -94,7 +95,7 @@ class World:
         """How likely the user clicks the film, once looked at."""
         taste = float(self._films[film] @ self._tastes[user]) if film in self._films else 0.0
         if self.mood == "taste":
-            return 0.02 + 0.6 * taste
+            return 0.02 + 0.9 * taste
         wanted = self.hyped if self.mood == "hype" else self.latest
         return 0.5 if film in wanted else 0.02 + 0.06 * taste
 
@@ -116,7 +117,7 @@ class World:
             return str(self.rng.choice(sorted(self.hyped)))
         if self.mood == "novelty" and self.latest:
             return str(self.rng.choice(self.latest))
-        likes = self._matrix @ self._tastes[user]
+        likes = (self._matrix @ self._tastes[user]) ** 2
         return self._ids[int(self.rng.choice(len(likes), p=likes / likes.sum()))]
 
     def drift(self, user: int) -> None:
@@ -126,7 +127,8 @@ class World:
 
     def _vector(self, genres: Sequence[str]) -> np.ndarray:
         vector = np.array([genre in genres for genre in self._genres], float)
-        return vector / max(1.0, vector.sum())
+        unit: np.ndarray = vector / max(1.0, vector.sum())
+        return unit
 
 
 def main() -> int:
@@ -187,6 +189,9 @@ def simulate(client: Client, arguments: argparse.Namespace) -> tuple[dict[str, n
         },
     )
     earned: dict[str, list[float]] = {name: [] for name in (*STRATEGIES, "adaptive")}
+    for number in range(n_users):  # nobody is a stranger
+        known = [world.watched(number) for _ in range(_KNOWN_FOR)]
+        client.write(*(event("view", user_id=f"visitor-{number}", item_id=film) for film in known))
     began, n_new = time.monotonic(), 0
     for phase in phases:
         world.mood = phase.mood
