@@ -56,3 +56,12 @@ class ItemFilter:
         if self.categories:
             return list(set[str]().union(*(view.in_category(category) for category in self.categories)))
         return list(view.items)
+
+
+def unknown_categories(item_filter: ItemFilter, view: CatalogueView) -> list[str]:
+    """What a caller is told of the filter's categories that no item has."""
+    return [
+        f"filter.categories: no item has the category {category!r}"
+        for category in sorted(item_filter.categories)
+        if not view.in_category(category)
+    ]

@@ -17,7 +17,6 @@ from headwater_core.errors import HeadwaterError, InvalidFieldError, NotFoundErr
 from headwater_core.events import check_id
 from headwater_core.impressions import Impression, ShownItem
 from headwater_server import convert, queries
-from headwater_server.errors import NotBuiltError
 from headwater_server.item_space import Found
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.recommender import Slate
@@ -117,8 +116,22 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
     async def SearchItems(  # noqa: N802
         self, request: pb.SearchItemsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.SearchItemsResponse:
-        """Not built yet."""
-        raise NotBuiltError("SearchItems is not built yet")
+        """Find items by text."""
+        rooms = self._rooms
+        query = queries.search_query(request, rooms.tenant)
+        findings = await rooms.searcher.search(query)
+        degraded = self._degraded(findings.degraded_parts)
+        response = pb.SearchItemsResponse(
+            generation=findings.generation,
+            degraded=bool(degraded),
+            degraded_reasons=[f"{part} unavailable" for part in degraded],
+            notices=findings.notices,
+        )
+        for rank, found in enumerate(findings.items, start=1):
+            result = response.results.add(item_id=found.item_id, score=found.score, rank=rank, sources=found.sources)
+            if query.return_items and (item := rooms.view.items.get(found.item_id)) is not None:
+                result.item.CopyFrom(convert.from_item(item))
+        return response
 
     async def _result(self, request: pb.RecommendRequest) -> pb.BatchRecommendResult:
         try:
@@ -135,11 +148,16 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us)
         slate = await rooms.recommender.recommend(query)
         slate_id = uuid.uuid4().hex
-        degraded = slate.degraded_parts + (["database"] if rooms.database_is_away else [])
-        for part in degraded:
-            rooms.metrics.degraded.labels(part).inc()
+        degraded = self._degraded(slate.degraded_parts)
         self._log_impression(query, slate, slate_id)
         return self._response(query, slate, slate_id, degraded)
+
+    def _degraded(self, parts: Sequence[str]) -> list[str]:
+        """The parts that an answer lacks, counted."""
+        degraded = [*parts, *(["database"] if self._rooms.database_is_away else [])]
+        for part in degraded:
+            self._rooms.metrics.degraded.labels(part).inc()
+        return degraded
 
     def _response(
         self, query: RecommendQuery, slate: Slate, slate_id: str, degraded: Sequence[str]

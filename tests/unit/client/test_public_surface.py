@@ -72,8 +72,8 @@ def test_every_command_is_documented() -> None:
     """Every command, argument and option of `headwater` says what it is."""
     names = {command.name for command in cli.app.registered_commands}
     assert names == {
-        "recommend", "similar", "write", "import-events", "import-items", "generations", "rollback", "set-label",
-        "delete-user", "health",
+        "recommend", "similar", "search", "write", "import-events", "import-items", "generations", "rollback",
+        "set-label", "delete-user", "health",
     }  # fmt: skip
     for command in cli.app.registered_commands:
         assert command.callback is not None and command.callback.__doc__, command.name
