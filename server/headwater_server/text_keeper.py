@@ -14,7 +14,7 @@ from headwater_server.catalogue_view import CatalogueView
 from headwater_server.fresh import Features
 from headwater_server.text_space import TextSpace
 
-_READ_AT_ONCE = 10_000
+_READ_AT_ONCE = 2_000
 _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
 
@@ -40,44 +40,68 @@ class TextKeeper:
         self._run_in_compute = run_in_compute
         self._turn = asyncio.Lock()
         self._encoder = ""
+        self._empty: TextSpace | None = None
         self._waiting: dict[str, None] = {}
         self._pause_s = _RETRY_S
         self._retry_at = 0.0
         self.space: TextSpace | None = None
-        """None until an encoder is known."""
+        """None until the encoder is known and what is stored is read."""
 
     async def start(self, encoder: str, dimension: int) -> None:
-        """Place every item whose features are stored. Args: encoder: its id; dimension: of its features."""
+        """Place every item whose features are stored. Args: encoder: its id; dimension: of its features.
+
+        Raises:
+            DatabaseUnavailableError: `retry` will.
+        """
         async with self._turn:
-            self._encoder, self.space = encoder, TextSpace(dimension)
-            await self._place(self.space, list(self._view.items))
+            self._encoder, self._empty = encoder, TextSpace(dimension)
+            await self._fill(self._empty)
 
     async def take(self, changes: Iterable[ItemChange]) -> None:
-        """Take in changes of the catalogue, which the view has already."""
-        item_ids = [change.item_id for change in changes]
+        """Take in changes of the catalogue, which the view has already.
+
+        Raises:
+            DatabaseUnavailableError: they wait.
+        """
         async with self._turn:
-            if self.space is not None and item_ids:
-                self._pause_s = _RETRY_S
-                await self._place(self.space, item_ids)
+            changed = dict.fromkeys(change.item_id for change in changes)
+            if self.space is not None and changed:
+                self._waiting.update(changed)
+                self._pause_s, self._retry_at = _RETRY_S, 0.0
+                self.space = await self._placed(self.space, list(changed))
 
     async def place(self, item_ids: Iterable[str]) -> None:
-        """Place items whose features were just stored."""
+        """Place items whose features were just stored.
+
+        Raises:
+            DatabaseUnavailableError: they go on waiting.
+        """
         async with self._turn:
             if self.space is not None:
-                await self._place(self.space, [item_id for item_id in item_ids if item_id in self._waiting])
+                waiting = [item_id for item_id in item_ids if item_id in self._waiting]
+                self.space = await self._placed(self.space, waiting)
 
     async def retry(self) -> None:
-        """Look for features that others have stored meanwhile; where none come, less and less often."""
-        async with self._turn:
-            if self.space is None or not self._waiting or time.monotonic() < self._retry_at:
-                return
-            before = len(self._waiting)
-            await self._place(self.space, list(itertools.islice(self._waiting, _READ_AT_ONCE)))
-            self._pause_s = _RETRY_S if len(self._waiting) < before else min(2 * self._pause_s, _MAX_RETRY_S)
-            self._retry_at = time.monotonic() + self._pause_s
+        """Look for features that others have stored meanwhile; where none come, less and less often.
 
-    async def _place(self, space: TextSpace, item_ids: Sequence[str]) -> None:
-        """Bring these items' places up to date: those without features have none, and wait if they have a text."""
+        Raises:
+            DatabaseUnavailableError: later again.
+        """
+        async with self._turn:
+            if self.space is None:
+                if self._empty is not None:
+                    await self._fill(self._empty)
+            elif self._waiting and time.monotonic() >= self._retry_at:
+                before = len(self._waiting)
+                self.space = await self._placed(self.space, list(itertools.islice(self._waiting, _READ_AT_ONCE)))
+                self._pause_s = _RETRY_S if len(self._waiting) < before else min(2 * self._pause_s, _MAX_RETRY_S)
+                self._retry_at = time.monotonic() + self._pause_s
+
+    async def _fill(self, empty: TextSpace) -> None:
+        self.space = await self._placed(empty, list(self._view.items))
+
+    async def _placed(self, space: TextSpace, item_ids: Sequence[str]) -> TextSpace:
+        """The space with these items as they are now: those without features have no place, and wait for them."""
         items = self._view.items
         for start in range(0, len(item_ids), _READ_AT_ONCE):
             some = item_ids[start : start + _READ_AT_ONCE]
@@ -97,4 +121,4 @@ class TextKeeper:
                 space = space.with_texts(ready, np.stack([stored[hashes[item_id]] for item_id in ready]))
             if space.is_full:
                 space = await self._run_in_compute(space.rebuilt)
-            self.space = space
+        return space

@@ -379,8 +379,11 @@ async def test_without_either_there_is_no_answer(
     async def away(*_: object) -> None:
         raise DatabaseUnavailableError("away")
 
+    def fail(_: object) -> None:
+        raise RuntimeError("broken")
+
     monkeypatch.setattr(server.rooms.searcher, "_find", away)
-    monkeypatch.setattr(server.rooms.text_keeper, "space", None)
+    monkeypatch.setattr(server.rooms.query_features, "_encoder", SimpleNamespace(encode=fail))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await recommendations.SearchItems(search("robot"))
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -12,8 +12,9 @@ F = 24
 
 
 def features(rng: np.random.Generator, count: int) -> np.ndarray:
-    found = rng.normal(size=(count, F))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+    drawn = rng.normal(size=(count, F))
+    found: np.ndarray = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
+    return found
 
 
 def everything(_: str) -> bool:
