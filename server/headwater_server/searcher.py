@@ -27,7 +27,7 @@ TEXT_LIMIT_S = 1.0
 """A database that takes longer to look words up counts as away."""
 SOME_WORDS_WEIGHT = 0.25
 """What the words count where no item has all of them: then what is meant says more than what is written."""
-TASTE_WEIGHT = 0.25
+TASTE_WEIGHT = 0.1
 """What the user's taste counts beside what was searched for: enough to order items that fit alike."""
 _EXACT = 1.0
 """Added to titles of exactly the query's words: more than all rankings together can give."""
