@@ -41,6 +41,7 @@ class Client(ClientBase):
     similar_items = _method(recommendations.similar_items)
     score_items = _method(recommendations.score_items)
     embed_user = _method(recommendations.embed_user)
+    search_items = _method(recommendations.search_items)
 
     write = _method(events.write)
     list_events = _method(events.list_events)

@@ -12,6 +12,7 @@ from headwater.v1.recommendation_service_pb2 import (
     EmbedUserRequest,
     RecommendRequest,
     ScoreItemsRequest,
+    SearchItemsRequest,
 )
 from headwater_client._results import WriteResult
 
@@ -31,7 +32,7 @@ class TokenMemory:
             for one in request.requests:
                 self.apply(one)
             return
-        if not isinstance(request, RecommendRequest | ScoreItemsRequest | EmbedUserRequest):
+        if not isinstance(request, RecommendRequest | ScoreItemsRequest | EmbedUserRequest | SearchItemsRequest):
             return
         if not request.min_consistency_token:
             request.min_consistency_token = self._find(request.user_id, request.visitor_id)

@@ -23,7 +23,7 @@ class Recommendation:
     rank: int
     """Its place, from 1, counted over all pages."""
     sources: tuple[str, ...] = ()
-    """Which sources proposed it: `tower`, `co_visit`, `popular`, `fresh`."""
+    """Which sources proposed it: `tower`, `co_visit`, `popular`, `fresh`; in a search `text` and `vector`."""
     reasons: tuple[str, ...] = ()
     """Why it is here; with `explain=True` only."""
     item: Item | None = None

@@ -14,6 +14,7 @@ from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import check_attributes, check_id
 from headwater_core.schema import item_categories, items
+from headwater_core.word_index import word_index
 
 MAX_TITLE_CHARS = 1_024
 MAX_DESCRIPTION_CHARS = 16_384
@@ -319,6 +320,7 @@ class Catalogue:
         ]
         if categories:
             connection.execute(insert(connection, item_categories), categories)
+        word_index(connection, self._tenant).put(written)
 
 
 def _masked_fields(mask: frozenset[str] | None) -> list[str]:

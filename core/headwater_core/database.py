@@ -1,7 +1,8 @@
 """One database, SQLite or PostgreSQL: transactions, migrations, and what an unreachable one looks like.
 
-What differs between the two lives here and nowhere else. On SQLite a write transaction takes the write lock when it
-begins (BEGIN IMMEDIATE), the journal is write-ahead, and a commit is on disk before it returns (synchronous=FULL).
+What differs between the two lives here and, where words are looked up, in `word_index`; nowhere else. On SQLite a write
+transaction takes the write lock when it begins (BEGIN IMMEDIATE), the journal is write-ahead, and a commit is on disk
+before it returns (synchronous=FULL).
 """
 
 from __future__ import annotations

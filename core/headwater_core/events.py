@@ -180,6 +180,18 @@ def check_attributes(name: str, attributes: Mapping[str, str]) -> None:
             raise InvalidFieldError(name, "holds a NUL character")
 
 
+def check_query(query: str) -> None:
+    """Refuse what is too long for a query or holds a NUL character.
+
+    Raises:
+        InvalidFieldError: always on `query`.
+    """
+    if len(query) > MAX_QUERY_CHARS:
+        raise InvalidFieldError("query", f"is {len(query)} characters; the limit is {MAX_QUERY_CHARS}")
+    if "\x00" in query:
+        raise InvalidFieldError("query", "holds a NUL character")
+
+
 def check_event_type(event_type: EventType) -> None:
     """Refuse an event type that cannot work.
 
@@ -231,10 +243,7 @@ def check_event(
     check_id("item_id", event.item_id, required=event.event_type != SEARCH)
     if event.event_type == SEARCH and not event.query.strip():
         raise InvalidFieldError("query", "is required for a search")
-    if len(event.query) > MAX_QUERY_CHARS:
-        raise InvalidFieldError("query", f"is {len(event.query)} characters; the limit is {MAX_QUERY_CHARS}")
-    if "\x00" in event.query:
-        raise InvalidFieldError("query", "holds a NUL character")
+    check_query(event.query)
     _check_value(event.value, event_type)
     if event.event_time_us is not None:
         if event.event_time_us < 0:

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy Core sees them; migrations/ makes them.
+"""The tables, as SQLAlchemy Core sees them; migrations/ makes them, and `item_words`, which is `word_index`'s alone.
 
 Every table and every key carries the tenant. Times are microseconds since 1970 UTC. What is counted (log positions,
 catalogue revisions, generation numbers) comes from `counters`: the row that is counted up stays locked to the commit,

@@ -71,3 +71,12 @@ def _is_within(item: Item, only: Only) -> bool:
     if any(category in only.without_categories for category in item.categories):
         return False
     return all(item.attributes.get(key) == value for key, value in only.attributes.items())
+
+
+def unknown_categories(item_filter: ItemFilter, view: CatalogueView) -> list[str]:
+    """What a caller is told of the filter's categories that no item has."""
+    return [
+        f"filter.categories: no item has the category {category!r}"
+        for category in sorted(item_filter.categories)
+        if not view.in_category(category)
+    ]

@@ -17,6 +17,7 @@ from headwater_core.events import (
     check_attributes,
     check_event,
     check_id,
+    check_query,
 )
 from headwater_server.convert import to_event, to_time_us
 from headwater_server.errors import NotBuiltError
@@ -67,6 +68,17 @@ class RecommendQuery:
     generation: int = 0
     return_items: bool = False
     strategy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """A checked SearchItemsRequest."""
+
+    text: str
+    audience: Audience
+    page_size: int
+    item_filter: ItemFilter
+    return_items: bool = False
 
 
 def page_size(value: int, default: int = DEFAULT_PAGE_SIZE, largest: int = MAX_PAGE_SIZE) -> int:
@@ -229,6 +241,27 @@ def recommend_query(
         generation=message.generation if chosen == "generation" else 0,
         return_items=message.return_items,
         strategy=message.strategy,
+    )
+
+
+def search_query(message: pb.SearchItemsRequest, tenant: str) -> SearchQuery:
+    """The checked request.
+
+    Raises:
+        InvalidFieldError: naming the field.
+    """
+    if not message.query.strip():
+        raise InvalidFieldError("query", "must not be empty")
+    check_query(message.query)
+    min_position = 0
+    if message.min_consistency_token:
+        min_position = ConsistencyToken.open(message.min_consistency_token, "min_consistency_token", tenant).position
+    return SearchQuery(
+        text=message.query,
+        audience=Audience(subject_of(message.user_id, message.visitor_id), min_position=min_position),
+        page_size=page_size(message.page_size),
+        item_filter=item_filter(message.filter, message.exclude_item_ids),
+        return_items=message.return_items,
     )
 
 

@@ -33,7 +33,7 @@ from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
 from headwater_server.experiment_book import Assigned, ExperimentBook
-from headwater_server.filters import ItemFilter
+from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
@@ -307,13 +307,27 @@ class Recommender:
         known = await self.known(audience)
         if known.degraded_parts:
             raise DatabaseUnavailableError("the history cannot be read now")
-        if known.state is not None and known.is_stored_only:
-            interests = await self._embedder.of_state(generation, known.state)
-        elif known.history:
-            interests = await self._embedder.of_history(generation, known.history)
-        else:
-            interests = generation.items.no_interests()
-        return generation, interests, known.history
+        return generation, await self._interests(generation, known), known.history
+
+    async def by_taste(self, audience: Audience, known: Known, item_ids: Sequence[str]) -> tuple[int, list[str]]:
+        """The generation that answers (0: none is loaded), and those of the items that it can score, best first.
+
+        No items for an audience without a readable history: nothing is known of its taste.
+        """
+        try:
+            generation = self._generations.serving(audience.subject)
+        except NotReadyError:
+            return 0, []
+        interests = await self._interests(generation, known)
+        if not len(interests):
+            return generation.number, []
+
+        def ordered() -> list[Found]:
+            items = generation.items
+            bonuses = generation.gains(items, known.history)
+            return items.retrieve(interests, len(item_ids), lambda _: True, item_ids, bonuses=bonuses)
+
+        return generation.number, [found.item_id for found in await self._run_in_compute(ordered)]
 
     async def similar(self, item_id: str, k: int, item_filter: ItemFilter) -> tuple[ServingGeneration, list[Found]]:
         """The k items most like an item that the catalogue holds.
@@ -354,6 +368,13 @@ class Recommender:
         except InvalidFieldError:
             return self._strategies.of("")  # it was deleted meanwhile: the user is answered all the same
 
+    async def _interests(self, generation: ServingGeneration, known: Known) -> Vectors:
+        if known.state is not None and known.is_stored_only:
+            return await self._embedder.of_state(generation, known.state)
+        if known.history:
+            return await self._embedder.of_history(generation, known.history)
+        return generation.items.no_interests()
+
     def _generation(self, query: RecommendQuery, arm_label: str = "") -> ServingGeneration:
         if query.generation:
             return self._generations.by_number(query.generation)
@@ -372,17 +393,11 @@ class Recommender:
         return self._generations.serving(query.audience.subject)
 
     def _notices(self, query: RecommendQuery) -> list[str]:
-        notices = [
-            f"filter.categories: no item has the category {category!r}"
-            for category in sorted(query.item_filter.categories)
-            if not self._view.in_category(category)
-        ]
-        notices += [
+        return unknown_categories(query.item_filter, self._view) + [
             f"context_item_ids[{index}]: no item {item_id!r}"
             for index, item_id in enumerate(query.context_item_ids)
             if item_id not in self._view.items
         ]
-        return notices
 
     def _diversified(self, space: ItemSpace, slate: list[Candidate], diversity: float, size: int) -> list[Candidate]:
         placed = [(candidate, row) for candidate in slate if (row := space.row(candidate.item_id)) is not None]

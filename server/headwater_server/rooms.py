@@ -30,6 +30,7 @@ from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.histories import kept_length
 from headwater_core.impressions import ImpressionLog
+from headwater_core.item_search import ItemSearch
 from headwater_core.outcomes import OutcomeLog
 from headwater_core.registry import GenerationRegistry
 from headwater_core.strategies import Strategy
@@ -50,6 +51,7 @@ from headwater_server.popularity import RecentPopularity
 from headwater_server.query_features import QueryFeatures
 from headwater_server.recommender import Recommender
 from headwater_server.reload import Generations
+from headwater_server.searcher import Searcher
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
 from headwater_server.sources.candidate_source import CandidateSource
@@ -59,6 +61,7 @@ from headwater_server.sources.gathering import Gathering
 from headwater_server.sources.personal import BlendSource, CoVisitSource, RepeatSource, TowerSource
 from headwater_server.sources.popular import CategorySource, PopularSource
 from headwater_server.strategy_book import StrategyBook, built_in_strategy
+from headwater_server.text_keeper import TextKeeper
 from headwater_server.user_states import UserState, UserStates
 
 _WARM_UP_HISTORIES = 64
@@ -124,6 +127,7 @@ class Rooms:
         self.embedder = UserEmbedder(self.in_compute, self.metrics, batch_tokens=settings.batch_tokens)
         self.query_features = QueryFeatures(self._new_text_encoder)
         self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
+        self.text_keeper = TextKeeper(self.view, self._stored_features, self.in_compute)
         self.catalogue_tail = CatalogueTail(self.catalogue, self.view, self.in_database, self._catalogue_changed)
         self.generations = Generations(
             self._store,
@@ -169,6 +173,15 @@ class Rooms:
             self.experiments,
             event_types=lambda: self.event_types,
             query_features=self.query_features,
+            run_in_compute=self.in_compute,
+            now_us=self.now_us,
+        )
+        self.searcher = Searcher(
+            self.recommender,
+            self.view,
+            self.text_keeper,
+            self.query_features,
+            find=functools.partial(self.in_database, ItemSearch(self.database, self.tenant).find),
             run_in_compute=self.in_compute,
             now_us=self.now_us,
         )
@@ -232,6 +245,7 @@ class Rooms:
             self.database_is_away = True
             raise
         self.database_is_away = False
+        await self.text_keeper.retry()
 
     async def _look(self) -> None:
         try:
@@ -345,12 +359,14 @@ class Rooms:
             await self._run(self._text_thread, self._encode, texts)
         async with self.catalogue_tail.turn:  # a change applied while they are placed must not be undone
             await self._placer.place(item_ids, self.generations.loaded)
+        await self.text_keeper.place(item_ids)
 
     async def load_text_encoder(self) -> None:
         """Load the text encoders now rather than with the first new item and the first search."""
         try:
             await self._run(self._text_thread, lambda: self._encoder)
             await self._run(self._text_thread, self.query_features.load)
+            await self.text_keeper.start(self._encoder.id, self._encoder.dimension)
         except Exception:  # the server answers all the same; what needs it says so
             log.exception("text_encoder_not_loaded")
 
@@ -406,6 +422,7 @@ class Rooms:
                 self.popularity.admit(change.item_id)
         if self.generations.loaded:
             await self._placer.take(changes, self.generations.loaded)
+        await self.text_keeper.take(changes)
 
     async def _prepare(self, generation: ServingGeneration) -> None:
         """Place newer items, then answer for the users seen last: caches filled, files paged in, code warm."""

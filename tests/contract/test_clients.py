@@ -187,6 +187,19 @@ async def test_similar_scores_and_vectors(client: Any) -> None:
     assert (await client.embed_user(user_id="ada")).history_length == 1
 
 
+async def test_items_are_searched(client: Any, server: FakeServer) -> None:
+    """By their words, within the filter; what was asked for arrives as it was sent."""
+    answer = await client.search_items("heat crime", user_id="ada", return_items=True)
+    assert (answer.item_ids, answer.degraded) == (["heat", "ronin"], False)
+    assert (answer.items[0].sources, answer.items[0].item.title) == (("text",), "Heat")
+    assert (await client.search_items("crime", categories=["Drama"])).item_ids == ["heat"]
+    assert (await client.search_items("crime", exclude_item_ids=["heat"], page_size=1)).item_ids == ["ronin"]
+    assert len(await client.search_items("nothing")) == 0
+    assert server.calls_of("SearchItems")[0].user_id == "ada"
+    with pytest.raises(InvalidArgumentError):
+        await client.search_items(" ")
+
+
 async def test_the_catalogue(client: Any) -> None:
     """Items are changed by mask, hidden, listed and deleted."""
     result = await client.upsert_items([item("up", title="Up!"), item("none", title="x")], update_mask=["title"])
@@ -387,9 +400,11 @@ async def test_read_your_writes_carries_tokens(connect: Callable[..., Any], serv
     written = await client.write(like("heat"))
     for user_id in ("ada", "bob"):
         await client.recommend(user_id=user_id)
+    await client.search_items("heat", user_id="ada")
     await client.batch_recommend([RecommendRequest(user_id="ada")])
     sent = [request.min_consistency_token for request in server.calls_of("Recommend")]
     assert sent == [written.consistency_token, ""]
+    assert server.calls_of("SearchItems")[0].min_consistency_token == written.consistency_token
     batch = server.calls_of("BatchRecommend")[0]
     assert batch.requests[0].min_consistency_token == written.consistency_token
     await connect().recommend(user_id="ada")

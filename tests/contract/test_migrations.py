@@ -18,9 +18,17 @@ MIGRATE = "import sys; from headwater_core.database import Database; Database(sy
 
 
 def test_the_migrated_schema_is_the_metadata(database: Database) -> None:
-    """Autogenerate finds no difference, and every primary key has the columns that the tables say."""
+    """Autogenerate finds no difference, and every primary key has the columns that the tables say.
+
+    The words of items are kept by each database in its own way, which the metadata does not know.
+    """
+
+    def is_ours(name: str | None, kind: str, _: object) -> bool:
+        return kind != "table" or not (name or "").startswith("item_words")
+
     with database.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": is_ours})
+        assert compare_metadata(context, metadata) == []
         inspector = sqlalchemy.inspect(connection)
         for table in metadata.tables.values():
             key = inspector.get_pk_constraint(table.name)["constrained_columns"]

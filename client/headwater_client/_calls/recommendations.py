@@ -18,6 +18,7 @@ BATCH_RECOMMEND = method(_SERVICE, "BatchRecommend", pb.BatchRecommendRequest, p
 SIMILAR_ITEMS = method(_SERVICE, "SimilarItems", pb.SimilarItemsRequest, pb.SimilarItemsResponse, timeout_s=2)
 SCORE_ITEMS = method(_SERVICE, "ScoreItems", pb.ScoreItemsRequest, pb.ScoreItemsResponse, timeout_s=5)
 EMBED_USER = method(_SERVICE, "EmbedUser", pb.EmbedUserRequest, pb.EmbedUserResponse, timeout_s=2)
+SEARCH_ITEMS = method(_SERVICE, "SearchItems", pb.SearchItemsRequest, pb.SearchItemsResponse, timeout_s=2)
 
 
 def recommend(
@@ -228,6 +229,57 @@ def embed_user(
     return call(EMBED_USER, request, as_is, timeout_s)
 
 
+def search_items(
+    query: str,
+    *,
+    user_id: str = "",
+    visitor_id: str = "",
+    page_size: int = 0,
+    categories: Iterable[str] = (),
+    attributes: Mapping[str, str] | None = None,
+    available_only: bool | None = None,
+    published_after: datetime | None = None,
+    published_before: datetime | None = None,
+    exclude_item_ids: Iterable[str] = (),
+    min_consistency_token: str = "",
+    return_items: bool = False,
+    timeout_s: float | None = None,
+) -> Call[Recommendations]:
+    """Finds items by their words and by what they mean; titles of exactly the query's words come first.
+
+    Searching writes nothing: tell what was searched for with `event("search", query=…)`.
+
+    Args:
+        query: what to look for, 1 to 1,024 characters; the last word may be unfinished.
+        user_id: for whom the order is made.
+        visitor_id: for whom, when not signed in.
+        page_size: how many; 0 means 10, at most 500.
+        categories: only items of at least one of these.
+        attributes: only items that have all of these values.
+        available_only: False lets hidden and expired items in. Default True.
+        published_after: only items published at or after this time.
+        published_before: only items published before this time.
+        exclude_item_ids: items to leave out; what the user has seen is not left out.
+        min_consistency_token: of a write that the answer must have seen.
+        return_items: whether to return the items' texts beside their ids.
+        timeout_s: the deadline. Default 2 s.
+
+    Raises:
+        RpcError: the call failed.
+    """
+    request = pb.SearchItemsRequest(
+        query=query,
+        user_id=user_id,
+        visitor_id=visitor_id,
+        page_size=page_size,
+        filter=_filter(categories, attributes, available_only, published_after, published_before),
+        exclude_item_ids=exclude_item_ids,
+        min_consistency_token=min_consistency_token,
+        return_items=return_items,
+    )
+    return call(SEARCH_ITEMS, request, _read_found, timeout_s)
+
+
 def _filter(
     categories: Iterable[str],
     attributes: Mapping[str, str] | None,
@@ -287,6 +339,16 @@ def _read_batch(response: pb.BatchRecommendResponse) -> list[Recommendations | R
 
 def _read_similar(response: pb.SimilarItemsResponse) -> Recommendations:
     return Recommendations(items=_read_items(response.results), generation=response.generation)
+
+
+def _read_found(response: pb.SearchItemsResponse) -> Recommendations:
+    return Recommendations(
+        items=_read_items(response.results),
+        generation=response.generation,
+        degraded=response.degraded,
+        degraded_reasons=tuple(response.degraded_reasons),
+        notices=tuple(response.notices),
+    )
 
 
 def _read_scores(response: pb.ScoreItemsResponse) -> ScoredItems:

@@ -1,4 +1,4 @@
-"""The commands that ask and tell: recommend, similar, write."""
+"""The commands that ask and tell: recommend, similar, search, write."""
 
 from __future__ import annotations
 
@@ -71,6 +71,30 @@ def register(app: typer.Typer) -> None:
             page_size=page_size,
             categories=category or (),
             exclude_item_ids=exclude or (),
+            return_items=True,
+        )
+        _show(session, answer)
+
+    @command(app, "search")
+    def search(
+        session: Session,
+        query: Annotated[str, typer.Argument(help="What to look for; the last word may be unfinished.")],
+        user: Annotated[str, typer.Option(help="For whom the order is made.")] = "",
+        visitor: Annotated[str, typer.Option(help="For whom, when not signed in.")] = "",
+        page_size: PageSize = 10,
+        category: Categories = None,
+        exclude: Exclude = None,
+        min_consistency_token: Annotated[str, typer.Option(help="Of a write that the answer must have seen.")] = "",
+    ) -> None:
+        """Find items by text."""
+        answer = session.client.search_items(
+            query,
+            user_id=user,
+            visitor_id=visitor,
+            page_size=page_size,
+            categories=category or (),
+            exclude_item_ids=exclude or (),
+            min_consistency_token=min_consistency_token,
             return_items=True,
         )
         _show(session, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -26,6 +27,7 @@ from headwater.v1.strategy_service_pb2 import StrategyVersion
 HALF_LIFE_S = 7 * 24 * 3600.0
 _WEIGHTS = {"view": 0.5, "click": 1, "search": 0.5, "like": 2, "rating": 2, "cart": 3, "purchase": 5, "bookmark": 2}
 _NEUTRAL = ("cancel", "dislike", "hide", "impression", "comment", "follow", "share")
+_WORD = re.compile(r"\w+")
 _INVALID_ARGUMENT, _ALREADY_EXISTS = 3, 6
 
 
@@ -152,6 +154,13 @@ class FakeState:
                 users[stored.event.item_id].add(stored.event.user_id or stored.event.visitor_id)
         categories = (set(self.items[item_id].categories), set(self.items[other_id].categories))
         return (_overlap(*categories) + _overlap(users[item_id], users[other_id])) / 2
+
+    def words_in_common(self, query: str, item_id: str) -> float:
+        """0..1: the share of the query's words that the item's title, description or categories hold."""
+        item = self.items[item_id]
+        theirs = set(_WORD.findall(" ".join((item.title, item.description, *item.categories)).lower()))
+        wanted = set(_WORD.findall(query.lower()))
+        return len(wanted & theirs) / len(wanted) if wanted else 0.0
 
     def category_shares(self, events: Iterable[Event]) -> Mapping[str, float]:
         """Each category's share of what the events are about, largest first."""

@@ -292,7 +292,9 @@ class RecommendedItem(_message.Message):
     """Its place, from 1, counted over all pages."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which sources proposed it: `tower`, `co_visit`, `repeat`, `popular`, `category`, `context`, `fresh`; `pinned`."""
+        """Which sources proposed it: `tower`, `co_visit`, `repeat`, `popular`, `category`, `context`, `fresh`; `pinned`. In an
+        answer of SearchItems `text` and `vector`.
+        """
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -811,17 +813,28 @@ class SearchItemsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     RETURN_ITEMS_FIELD_NUMBER: _builtins.int
+    VISITOR_ID_FIELD_NUMBER: _builtins.int
+    EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    MIN_CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What to look for: 1 to 1,024 characters."""
+    """What to look for: 1 to 1,024 characters. The last word may be unfinished."""
     user_id: _builtins.str
-    """For whom the order is made. Optional."""
+    """For whom the order is made, by what they did so far. Optional."""
     page_size: _builtins.int
     """How many: 0 means 10, at most 500; negative or more is refused."""
     return_items: _builtins.bool
     """As RecommendRequest.return_items."""
+    visitor_id: _builtins.str
+    """For whom, when not signed in."""
+    min_consistency_token: _builtins.str
+    """As RecommendRequest.min_consistency_token."""
     @_builtins.property
     def filter(self) -> Global___ItemFilter:
         """Which items may be answered. Default: all that are available."""
+
+    @_builtins.property
+    def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Items to leave out: at most 10,000 ids. What the user has seen is not left out."""
 
     def __init__(
         self,
@@ -831,10 +844,13 @@ class SearchItemsRequest(_message.Message):
         page_size: _builtins.int = ...,
         filter: Global___ItemFilter | None = ...,
         return_items: _builtins.bool = ...,
+        visitor_id: _builtins.str = ...,
+        exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        min_consistency_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "query", b"query", "return_items", b"return_items", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_item_ids", b"exclude_item_ids", "filter", b"filter", "min_consistency_token", b"min_consistency_token", "page_size", b"page_size", "query", b"query", "return_items", b"return_items", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -848,21 +864,39 @@ class SearchItemsResponse(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """The generation that answered."""
+    degraded: _builtins.bool
+    """Whether a part of the answer was missing (the database is away, the query could not be encoded)."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
-        """The items, best first."""
+        """The items, best first: titles of exactly the query's words, in any order, before all others. `sources` says what
+        found an item: its words (`text`), its meaning (`vector`), or both.
+        """
+
+    @_builtins.property
+    def degraded_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was missing."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What in the request had no effect, field by field, for a person to read."""
 
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___RecommendedItem] | None = ...,
         generation: _builtins.int = ...,
+        degraded: _builtins.bool = ...,
+        degraded_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "degraded_reasons", b"degraded_reasons", "generation", b"generation", "notices", b"notices", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

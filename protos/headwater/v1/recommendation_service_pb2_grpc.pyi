@@ -44,7 +44,7 @@ class RecommendationServiceStub:
     EmbedUser: _grpc.UnaryUnaryMultiCallable[_recommendation_service_pb2.EmbedUserRequest, _recommendation_service_pb2.EmbedUserResponse]
     """Gives the user's interest vectors."""
     SearchItems: _grpc.UnaryUnaryMultiCallable[_recommendation_service_pb2.SearchItemsRequest, _recommendation_service_pb2.SearchItemsResponse]
-    """Finds items by text, ordered for the user. Not built yet: answers UNIMPLEMENTED."""
+    """Finds items by text, ordered for the user."""
 
 @_typing.type_check_only
 class RecommendationServiceAsyncStub(RecommendationServiceStub):
@@ -62,7 +62,7 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     EmbedUser: _aio.UnaryUnaryMultiCallable[_recommendation_service_pb2.EmbedUserRequest, _recommendation_service_pb2.EmbedUserResponse]  # type: ignore[assignment]
     """Gives the user's interest vectors."""
     SearchItems: _aio.UnaryUnaryMultiCallable[_recommendation_service_pb2.SearchItemsRequest, _recommendation_service_pb2.SearchItemsResponse]  # type: ignore[assignment]
-    """Finds items by text, ordered for the user. Not built yet: answers UNIMPLEMENTED."""
+    """Finds items by text, ordered for the user."""
 
 class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers what to show next."""
@@ -113,6 +113,6 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recommendation_service_pb2.SearchItemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recommendation_service_pb2.SearchItemsResponse, _abc.Awaitable[_recommendation_service_pb2.SearchItemsResponse]]:
-        """Finds items by text, ordered for the user. Not built yet: answers UNIMPLEMENTED."""
+        """Finds items by text, ordered for the user."""
 
 def add_RecommendationServiceServicer_to_server(servicer: RecommendationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

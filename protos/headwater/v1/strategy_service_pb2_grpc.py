@@ -100,7 +100,8 @@ class StrategyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteStrategy(self, request, context):
-        """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none.
+        """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none, FAILED_PRECONDITION while
+        it is an experiment's arm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class StrategyServiceStub:
     ListStrategyVersions: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.ListStrategyVersionsRequest, _strategy_service_pb2.ListStrategyVersionsResponse]
     """Lists the versions of one strategy, newest first."""
     DeleteStrategy: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.DeleteStrategyRequest, _strategy_service_pb2.DeleteStrategyResponse]
-    """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none."""
+    """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none, FAILED_PRECONDITION while
+    it is an experiment's arm.
+    """
     PreviewStrategy: _grpc.UnaryUnaryMultiCallable[_strategy_service_pb2.PreviewStrategyRequest, _strategy_service_pb2.PreviewStrategyResponse]
     """Makes one slate by two strategies, side by side; nothing is written or logged."""
 
@@ -60,7 +62,9 @@ class StrategyServiceAsyncStub(StrategyServiceStub):
     ListStrategyVersions: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.ListStrategyVersionsRequest, _strategy_service_pb2.ListStrategyVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of one strategy, newest first."""
     DeleteStrategy: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.DeleteStrategyRequest, _strategy_service_pb2.DeleteStrategyResponse]  # type: ignore[assignment]
-    """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none."""
+    """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none, FAILED_PRECONDITION while
+    it is an experiment's arm.
+    """
     PreviewStrategy: _aio.UnaryUnaryMultiCallable[_strategy_service_pb2.PreviewStrategyRequest, _strategy_service_pb2.PreviewStrategyResponse]  # type: ignore[assignment]
     """Makes one slate by two strategies, side by side; nothing is written or logged."""
 
@@ -105,7 +109,9 @@ class StrategyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _strategy_service_pb2.DeleteStrategyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_strategy_service_pb2.DeleteStrategyResponse, _abc.Awaitable[_strategy_service_pb2.DeleteStrategyResponse]]:
-        """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none."""
+        """Deletes a strategy. `default` then is the built-in one again. NOT_FOUND when there is none, FAILED_PRECONDITION while
+        it is an experiment's arm.
+        """
 
     @_abc_1.abstractmethod
     def PreviewStrategy(

@@ -17,7 +17,6 @@ from headwater_core.errors import HeadwaterError, InvalidFieldError, NotFoundErr
 from headwater_core.events import check_id
 from headwater_core.impressions import Impression, ShownItem
 from headwater_server import convert, queries
-from headwater_server.errors import NotBuiltError
 from headwater_server.item_space import Found
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.recommender import Slate
@@ -114,8 +113,22 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
     async def SearchItems(  # noqa: N802
         self, request: pb.SearchItemsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.SearchItemsResponse:
-        """Not built yet."""
-        raise NotBuiltError("SearchItems is not built yet")
+        """Find items by text."""
+        rooms = self._rooms
+        query = queries.search_query(request, rooms.tenant)
+        findings = await rooms.searcher.search(query)
+        degraded = self._degraded(findings.degraded_parts)
+        response = pb.SearchItemsResponse(
+            generation=findings.generation,
+            degraded=bool(degraded),
+            degraded_reasons=[f"{part} unavailable" for part in degraded],
+            notices=findings.notices,
+        )
+        for rank, found in enumerate(findings.items, start=1):
+            result = response.results.add(item_id=found.item_id, score=found.score, rank=rank, sources=found.sources)
+            if query.return_items and (item := rooms.view.items.get(found.item_id)) is not None:
+                result.item.CopyFrom(convert.from_item(item))
+        return response
 
     async def _result(self, request: pb.RecommendRequest) -> pb.BatchRecommendResult:
         try:
@@ -133,11 +146,17 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         slate = await rooms.recommender.recommend(query)
         slate_id = uuid.uuid4().hex
         response = slate_response(rooms, query, slate)
-        for part in missing_parts(rooms, slate):
-            rooms.metrics.degraded.labels(part).inc()
+        self._degraded(slate.degraded_parts)
         response.attribution_token = attribution_token(rooms.tenant, slate_id)
         self._log_impression(query, slate, slate_id)
         return response
+
+    def _degraded(self, parts: Sequence[str]) -> list[str]:
+        """The parts that an answer lacks, counted."""
+        missing = missing_parts(self._rooms, parts)
+        for part in missing:
+            self._rooms.metrics.degraded.labels(part).inc()
+        return missing
 
     def _log_impression(self, query: RecommendQuery, slate: Slate, slate_id: str) -> None:
         propensity = slate.assignment.propensity if slate.assignment is not None else 1.0

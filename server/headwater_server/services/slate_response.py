@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.duration_pb2 import Duration
 
 from headwater.v1 import recommendation_service_pb2 as pb
@@ -20,7 +22,7 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
     manifest = slate.generation.manifest
     served = query.page.served_item_ids if query.page is not None else ()
     staleness_us = rooms.backlog.staleness_us(manifest.watermark, rooms.now_us())
-    missing = missing_parts(rooms, slate)
+    missing = missing_parts(rooms, slate.degraded_parts)
     response = pb.RecommendResponse(
         generation=manifest.number,
         watermark=manifest.watermark,
@@ -45,6 +47,6 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
     return response
 
 
-def missing_parts(rooms: Rooms, slate: Slate) -> list[str]:
-    """What the answer had to be made without."""
-    return slate.degraded_parts + (["database"] if rooms.database_is_away else [])
+def missing_parts(rooms: Rooms, parts: Sequence[str]) -> list[str]:
+    """What an answer had to be made without. Args: parts: those that its makers missed."""
+    return [*parts, *(["database"] if rooms.database_is_away else [])]

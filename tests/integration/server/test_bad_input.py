@@ -364,6 +364,19 @@ BAD_REQUESTS: list[tuple[Any, str]] = [
     (recommendation_service_pb2.ScoreItemsRequest(user_id="a", item_ids=names(1001)), "item_ids"),
     (recommendation_service_pb2.ScoreItemsRequest(user_id="a", item_ids=[""]), "item_ids[0]"),
     (recommendation_service_pb2.EmbedUserRequest(), "user_id"),
+    (recommendation_service_pb2.SearchItemsRequest(), "query"),
+    (recommendation_service_pb2.SearchItemsRequest(query=" \n"), "query"),
+    (recommendation_service_pb2.SearchItemsRequest(query="é" * 1025), "query"),
+    (recommendation_service_pb2.SearchItemsRequest(query="a\x00b"), "query"),
+    (recommendation_service_pb2.SearchItemsRequest(query="x", user_id=TOO_LONG), "user_id"),
+    (recommendation_service_pb2.SearchItemsRequest(query="x", visitor_id=TOO_LONG), "visitor_id"),
+    (recommendation_service_pb2.SearchItemsRequest(query="x", exclude_item_ids=names(10_001)), "exclude_item_ids"),
+    (
+        recommendation_service_pb2.SearchItemsRequest(
+            query="x", filter=recommendation_service_pb2.ItemFilter(categories=names(101))
+        ),
+        "filter.categories",
+    ),
 ]
 
 
@@ -403,13 +416,21 @@ async def test_page_sizes_are_bounded(stubs: Stubs, kind: Any, largest: int) -> 
         await stubs.method(kind())(kind(page_size=size))
 
 
-async def test_page_sizes_of_similar_items_are_bounded(stubs: Stubs) -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        recommendation_service_pb2.SimilarItemsRequest(item_id="space-00"),
+        recommendation_service_pb2.SearchItemsRequest(query="space"),
+    ],
+    ids=["SimilarItems", "SearchItems"],
+)
+async def test_page_sizes_without_pages_are_bounded(stubs: Stubs, request_: Any) -> None:
     """As Recommend's: 0 means 10."""
-    kind = recommendation_service_pb2.SimilarItemsRequest
     for size in (-1, 501):
-        refusal = await refused(stubs.recommendations.SimilarItems(kind(item_id="space-00", page_size=size)))
-        assert_names(refusal, "page_size")
-    assert len((await stubs.recommendations.SimilarItems(kind(item_id="space-00"))).results) == 10
+        bad = type(request_)(page_size=size)
+        bad.MergeFrom(request_)
+        assert_names(await refused(stubs.method(bad)(bad)), "page_size")
+    assert len((await stubs.method(request_)(request_)).results) == 10
 
 
 @pytest.mark.parametrize(
@@ -440,6 +461,7 @@ async def test_a_malformed_consistency_token_is_refused(stubs: Stubs, token: str
         recommend(user_id="a", min_consistency_token=token),
         recommendation_service_pb2.ScoreItemsRequest(user_id="a", item_ids=["i"], min_consistency_token=token),
         recommendation_service_pb2.EmbedUserRequest(user_id="a", min_consistency_token=token),
+        recommendation_service_pb2.SearchItemsRequest(query="x", user_id="a", min_consistency_token=token),
     ):
         assert_names(await refused(stubs.method(request)(request)), "min_consistency_token")
 
@@ -564,17 +586,9 @@ async def test_a_refusal_repeats_little_of_what_was_sent(stubs: Stubs, request_:
     assert len(refusal.message) < 400
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        recommend(exploration=0.5),
-        recommendation_service_pb2.SearchItemsRequest(query="x"),
-    ],
-    ids=["exploration", "SearchItems"],
-)
-async def test_what_is_not_built_yet_says_so(stubs: Stubs, request_: Any) -> None:
+async def test_what_is_not_built_yet_says_so(stubs: Stubs) -> None:
     """UNIMPLEMENTED, in words of ours."""
-    refusal = await refused(stubs.method(request_)(request_))
+    refusal = await refused(stubs.recommendations.Recommend(recommend(exploration=0.5)))
     assert refusal.code is grpc.StatusCode.UNIMPLEMENTED
     assert "not built yet" in refusal.message
 

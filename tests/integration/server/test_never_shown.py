@@ -71,6 +71,8 @@ async def change(chance: random.Random, server: HeadwaterServer, forbidden: Forb
     rooms = server.rooms
     item_id, user = chance.choice(_ITEMS), chance.choice(_USERS)
     what = chance.choice(["hide", "show", "delete", "restore", "expire", "dislike"])
+    if what in {"show", "restore"}:
+        forbidden.to_all.discard(item_id)  # from here on either is right, until it is known what came of it
     if what in {"hide", "show"}:
         await rooms.in_writing(rooms.catalogue.set_availability, [item_id], what == "show", rooms.now_us())
     elif what == "delete":

@@ -71,6 +71,14 @@ def test_similar(run: Callable[..., Any], run_json: Callable[..., Any]) -> None:
     assert result.stderr == "error: NOT_FOUND: item_id: 'none' is not known\n"
 
 
+def test_search(run: Callable[..., Any], run_json: Callable[..., Any], server: FakeServer) -> None:
+    """`search` lists what has the words; a query of none is exit code 1."""
+    assert [one["item_id"] for one in run_json("search", "ronin", "--user", "ada")["items"]] == ["ronin"]
+    assert server.calls_of("SearchItems")[0].user_id == "ada"
+    assert "Ronin" in run("search", "ronin").stdout
+    assert run("search", " ").exit_code == 1
+
+
 def test_strategies(run: Callable[..., Any], run_json: Callable[..., Any], tmp_path: Path) -> None:
     """What `show` gives `put` reads; files that cannot be read are wrong usage, refusals exit code 1."""
     path = tmp_path / "home.json"

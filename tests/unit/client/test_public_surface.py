@@ -78,8 +78,8 @@ def test_every_command_is_documented() -> None:
         assert group.typer_instance is not None and group.typer_instance.info.help, group.name
         commands += [((group.name, command.name), command) for command in group.typer_instance.registered_commands]
     assert {" ".join(map(str, name)) for name, _ in commands} == {
-        "recommend", "similar", "write", "import-events", "import-items", "generations", "rollback", "set-label",
-        "delete-user", "health", "outcomes", "strategies list", "strategies show", "strategies put",
+        "recommend", "similar", "search", "write", "import-events", "import-items", "generations", "rollback",
+        "set-label", "delete-user", "health", "outcomes", "strategies list", "strategies show", "strategies put",
         "strategies delete", "strategies versions", "strategies preview", "experiments list", "experiments show",
         "experiments put", "experiments delete",
     }  # fmt: skip

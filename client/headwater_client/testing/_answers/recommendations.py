@@ -121,10 +121,37 @@ def embed_user(state: FakeState, request: recommendations.EmbedUserRequest) -> r
     )
 
 
+def search_items(state: FakeState, request: recommendations.SearchItemsRequest) -> recommendations.SearchItemsResponse:
+    if not request.query.strip():
+        raise invalid("query: must not be empty")
+    check_token(state, request.min_consistency_token)
+    left_out = set(request.exclude_item_ids)
+    scores = {
+        item_id: score
+        for item_id in state.matching(request.filter)
+        if item_id not in left_out and (score := state.words_in_common(request.query, item_id))
+    }
+    ordered = sorted(scores, key=lambda item_id: (-scores[item_id], item_id))
+    return recommendations.SearchItemsResponse(
+        results=[
+            recommendations.RecommendedItem(
+                item_id=item_id,
+                score=scores[item_id],
+                rank=rank,
+                sources=["text"],
+                item=state.items[item_id] if request.return_items else None,
+            )
+            for rank, item_id in enumerate(ordered[: page_size(request.page_size, 10, 500)], start=1)
+        ],
+        generation=state.stable().number,
+    )
+
+
 ANSWERS: Answers = {
     "/headwater.v1.RecommendationService/Recommend": recommend,
     "/headwater.v1.RecommendationService/BatchRecommend": batch_recommend,
     "/headwater.v1.RecommendationService/SimilarItems": similar_items,
     "/headwater.v1.RecommendationService/ScoreItems": score_items,
     "/headwater.v1.RecommendationService/EmbedUser": embed_user,
+    "/headwater.v1.RecommendationService/SearchItems": search_items,
 }
