@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, select, tuple_
 
 from headwater_core.database import Database, advance, chunks, insert
 from headwater_core.events import Subject, SubjectKind
 from headwater_core.feedback_log import ERASURE, subject_hash
 from headwater_core.schema import erasures, impressions
+
+_PAGE = 1_000
+"""Impressions read at once."""
 
 
 class ShownItem(NamedTuple):
@@ -79,22 +82,30 @@ class ImpressionLog:
         statement = select(impressions).where(impressions.c.tenant == self._tenant, impressions.c.slate_id == slate_id)
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
-        if row is None:
-            return None
-        return Impression(
-            slate_id=row.slate_id,
-            subject=None if row.subject_kind is None else Subject(SubjectKind(row.subject_kind), row.subject_id),
-            session_id=row.session_id,
-            surface=row.surface,
-            context=row.context,
-            strategy=row.strategy,
-            generation=row.generation,
-            time_us=row.time_us,
-            items=tuple(
-                ShownItem(item_id, score, propensity, tuple(sources))
-                for item_id, score, propensity, sources in row.items
-            ),
+        return None if row is None else _impression(row)
+
+    def between(self, from_us: int, before_us: int) -> Iterator[Impression]:
+        """The impressions shown from `from_us` on and before `before_us`, by (time_us, slate_id).
+
+        They are read in pages: what is written or erased meanwhile may be there or not.
+        """
+        place = tuple_(impressions.c.time_us, impressions.c.slate_id)
+        statement = (
+            select(impressions)
+            .where(impressions.c.tenant == self._tenant, impressions.c.time_us < before_us)
+            .order_by(impressions.c.time_us, impressions.c.slate_id)
+            .limit(_PAGE)
         )
+        page = statement.where(impressions.c.time_us >= from_us)
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(page).all()
+            yield from map(_impression, rows)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1]
+            # The first condition alone is what the index by time serves.
+            page = statement.where(impressions.c.time_us >= last.time_us, place > (last.time_us, last.slate_id))
 
     def count(self) -> int:
         """How many impressions are kept."""
@@ -130,3 +141,19 @@ class ImpressionLog:
             "time_us": impression.time_us,
             "items": [[*each[:3], list(each.sources)] for each in impression.items],
         }
+
+
+def _impression(row: Row[*tuple[Any, ...]]) -> Impression:
+    return Impression(
+        slate_id=row.slate_id,
+        subject=None if row.subject_kind is None else Subject(SubjectKind(row.subject_kind), row.subject_id),
+        session_id=row.session_id,
+        surface=row.surface,
+        context=row.context,
+        strategy=row.strategy,
+        generation=row.generation,
+        time_us=row.time_us,
+        items=tuple(
+            ShownItem(item_id, score, propensity, tuple(sources)) for item_id, score, propensity, sources in row.items
+        ),
+    )

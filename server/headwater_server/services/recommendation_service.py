@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from headwater.v1 import event_pb2
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater.v1 import recommendation_service_pb2_grpc as pb_grpc
+from headwater_core.attribution import attribution_token
 from headwater_core.errors import HeadwaterError, InvalidFieldError, NotFoundError
 from headwater_core.events import check_id
 from headwater_core.impressions import Impression, ShownItem
@@ -23,7 +24,7 @@ from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.recommender import Slate
 from headwater_server.rooms import Rooms
 from headwater_server.statuses import code_of
-from headwater_server.tokens import PageToken, attribution_token
+from headwater_server.tokens import PageToken
 
 MAX_BATCH = 100
 _MAX_SERVED = 5000

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headwater_core.attribution import attribution_token
 from headwater_core.errors import InvalidFieldError
-from headwater_server.tokens import ConsistencyToken, ListToken, PageToken, attribution_token
+from headwater_server.tokens import ConsistencyToken, ListToken, PageToken
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=64)
 tenants = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
