@@ -48,7 +48,7 @@ def evaluate_policy(log: BanditLog, target: Target, seed: int) -> Evaluation:
         "ips": estimators.ips(weights, log.rewards),
         "snips": estimators.snips(weights, log.rewards),
     }
-    predictions = log.predictions
+    predictions = target.predictions
     reward_model = "the log's columns predicted_reward and predicted_value"
     if predictions is None and target.distribution is not None:
         predictions = cross_fitted(log, target.distribution, seed)

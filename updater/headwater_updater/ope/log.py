@@ -25,7 +25,7 @@ class ShownRow(NamedTuple):
     propensity: float
     """With which probability the policy that served shows the item in that place; above 0, at most 1."""
     cluster: str = ""
-    """Rows that share it may depend on each other; "" when it is not known."""
+    """Rows that share it may depend on each other; "": the row stands alone."""
     context: tuple[str, ...] = ()
     """What was known before the choice, a cell for each context column."""
     target_propensity: float | None = None
@@ -59,7 +59,7 @@ class BanditLog:
     target_propensities: np.ndarray | None = None
     """(N,) float64; None when the log does not say them."""
     predictions: Predictions | None = None
-    """The caller's own; None when there are none."""
+    """Of a reward model of the caller's, for the policy of target_propensities; None when there are none."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from and what was left out, for the report."""
 
@@ -96,15 +96,13 @@ def bandit_log(
 
     Args:
         rows: at least one.
-        clustered_by: what their `cluster` is; ROW: nothing, each row stands alone.
+        clustered_by: what their `cluster` is.
         context: the names of their context cells.
         facts: for the report.
     """
     item_ids, items = np.unique([row.item_id for row in rows], return_inverse=True)
-    if clustered_by == ROW:
-        clusters = np.arange(len(rows))
-    else:
-        clusters = np.unique([row.cluster for row in rows], return_inverse=True)[1]
+    alone = (f"\x00{place}" for place in range(len(rows)))
+    clusters = np.unique([row.cluster or next(alone) for row in rows], return_inverse=True)[1]
     targets = predictions = None
     if rows[0].target_propensity is not None:
         targets = np.array([row.target_propensity for row in rows], np.float64)

@@ -55,7 +55,7 @@ def read_own_log(database: Database, tenant: str, rewards: OwnRewards, from_us: 
         context = (each.surface, *(each.context.get(key, "") for key in keys))
         for place, item in enumerate(each.items, start=1):
             acted_us = actions.first_us.get((each.slate_id, item.item_id))
-            if item.propensity is None:
+            if not item.propensity:
                 n_unknown += 1
                 continue
             # An event cannot come before the answer that it names: one that says so has another clock.

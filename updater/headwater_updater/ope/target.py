@@ -14,6 +14,7 @@ from headwater_core.events import check_id
 from headwater_updater.evaluation.csv_rows import DataFileError, read_rows
 from headwater_updater.ope.cells import to_place, to_probability
 from headwater_updater.ope.log import BanditLog
+from headwater_updater.ope.predictions import Predictions
 
 LOGGED = "logged"
 UNIFORM = "uniform"
@@ -39,6 +40,8 @@ class Target:
     """(N,) float64: with which probability it shows the row's item in the row's place."""
     distribution: Distribution | None = None
     """All that it would show; None when only the propensities are known."""
+    predictions: Predictions | None = None
+    """Of a reward model of the caller's, for this policy; None when there are none."""
 
 
 def logged(log: BanditLog) -> Target:
@@ -59,14 +62,14 @@ def uniform(log: BanditLog, candidates: Sequence[str] | None = None) -> Target:
 
 
 def from_column(log: BanditLog) -> Target:
-    """The policy whose propensities the log holds beside its own.
+    """The policy whose propensities, and predictions if any, the log holds beside its own.
 
     Raises:
         InvalidFieldError: it holds none.
     """
     if log.target_propensities is None:
         raise InvalidFieldError("policy", "the log has no column target_propensity")
-    return Target(COLUMN, log.target_propensities)
+    return Target(COLUMN, log.target_propensities, predictions=log.predictions)
 
 
 def from_file(path: Path, log: BanditLog) -> Target:

@@ -137,6 +137,20 @@ def test_the_column_beside_the_propensities(log: Path, tmp_path: Path) -> None:
     assert "only the probability of what was shown is known" in found["reward_model"]
 
 
+def test_predictions_beside_the_column(log: Path, tmp_path: Path) -> None:
+    """A model of the caller's brings the other two estimates, for the policy in the column and for no other."""
+    with log.open() as file:
+        header, *rows = list(csv.reader(file))
+    header += ["predicted_reward", "predicted_value"]
+    predicted = [[*row, str(CHANCES[int(row[0][1:])]), "0.3"] for row in rows]
+    other = write(tmp_path / "other.csv", [header, *predicted])
+    found = figures(other, "--policy", "column", folder=tmp_path)
+    assert found["reward_model"] == "the log's columns predicted_reward and predicted_value"
+    assert found["estimates"]["dm"]["value"] == pytest.approx(0.3)
+    assert found["estimates"]["dr"]["low"] < 0.3 < found["estimates"]["dr"]["high"]
+    assert figures(other, "--policy", "uniform", folder=tmp_path)["reward_model"].startswith("ridge")
+
+
 def test_a_policy_in_a_file(log: Path, tmp_path: Path) -> None:
     """It gives what the column gives, and the other two estimates, too."""
     text = [["item_id", "target_propensity"], ["i0", 0.2], ["i1", 0.6], ["i2", 0.2]]

@@ -28,7 +28,7 @@ def test_the_three_columns_are_enough(tmp_path: Path) -> None:
     assert log.rewards.tolist() == [1, -2.5, 0]
     assert log.propensities.tolist() == [0.5, 1, 1e-6]
     assert log.positions.tolist() == [1, 1, 1]
-    assert log.clusters.tolist() == [0, 1, 2]
+    assert len(set(log.clusters.tolist())) == 3
     assert (log.clustered_by, log.context, log.target_propensities, log.predictions) == ("row", {}, None, None)
     assert log.facts == {"file": "log.csv", "bad_rows": 0}
 
@@ -51,6 +51,14 @@ def test_every_column_is_read(tmp_path: Path) -> None:
         "context_a": ["1", "2", "3"],
         "context_b": ["x", "y", "z"],
     }
+
+
+def test_a_row_without_a_cluster_stands_alone(tmp_path: Path) -> None:
+    """Nobody's rows do not all belong together."""
+    log = read(tmp_path, "item_id,propensity,reward,cluster\na,.5,1,\na,.5,1,u\na,.5,1,\na,.5,1,u\n")
+    first, second, third, fourth = log.clusters.tolist()
+    assert second == fourth
+    assert sorted({first, second, third}) == [0, 1, 2]
 
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_doubly_robust_forgives_a_wrong_model() -> None:
     world = World(scale=0.9)
     log = world.log(20_000, 3)
     wrong = Predictions(np.full(len(log), 0.9), np.full(len(log), 0.9), np.zeros(len(log)))
-    found = evaluate_policy(dataclasses.replace(log, predictions=wrong), target_of(log, UNIFORM), 0)
+    found = evaluate_policy(log, dataclasses.replace(target_of(log, UNIFORM), predictions=wrong), 0)
     truth = world.truth(UNIFORM)
     assert found.estimates["dr"].low <= truth <= found.estimates["dr"].high
     assert abs(found.estimates["dr"].value - truth) < 0.02

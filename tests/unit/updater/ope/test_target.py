@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from headwater_core.errors import InvalidFieldError
 from headwater_updater.evaluation.csv_rows import DataFileError
 from headwater_updater.ope.log import BanditLog, ShownRow, bandit_log
+from headwater_updater.ope.predictions import Predictions
 from headwater_updater.ope.target import from_column, from_file, logged, uniform
 
 
@@ -42,10 +44,13 @@ def test_uniform_is_over_the_candidates_that_are_named(log: BanditLog) -> None:
 
 
 def test_what_the_log_says_of_policies(log: BanditLog) -> None:
-    """The one that served, and the one in the column beside it; neither says what else would be shown."""
+    """Of the one that served and the one in the column, not what else they show; predictions of the latter alone."""
     assert logged(log).propensities is log.propensities
     assert from_column(log).propensities == pytest.approx(log.propensities / 2)
     assert logged(log).distribution is from_column(log).distribution is None
+    log = dataclasses.replace(log, predictions=Predictions(*np.zeros((3, 4))))
+    assert from_column(log).predictions is log.predictions
+    assert logged(log).predictions is uniform(log).predictions is None
     with pytest.raises(InvalidFieldError, match="policy: the log has no column target_propensity"):
         from_column(bandit_log([ShownRow("a", 1, 0.0, 1.0)]))
 
