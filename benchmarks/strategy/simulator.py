@@ -3,7 +3,7 @@
 `python benchmarks/strategy/simulator.py --folder F --out simulator.json --plot docs/strategy/simulator.png`
 trains on the demo's MovieLens ratings, starts a server, and lets users come, one after another. What they like changes
 without notice: each to their own taste (which drifts all the time), then everybody to the same thirty films, then to
-whatever came out lately; new films keep coming. They look at a slate from the top and click what attracts them
+what has come out meanwhile; new films keep coming. They look at a slate from the top and click what attracts them
 (cascade-like position bias), and now and then watch something that nobody showed them.
 
 Four strategies stand for single sources. For every visit the server is asked for the slate of each of them, and, on
@@ -52,7 +52,7 @@ _LOOKS = 0.85 ** np.arange(SLATE)
 """How likely each place is looked at."""
 _RECOVERED = 0.9
 _WINDOW = 100
-_HYPED, _LATEST = 30, 40
+_HYPED, _LATEST = 30, 400
 _DRIFT = 0.05
 _ORGANIC = 0.3
 _NEW_EVERY, _NEW_ITEMS = 25, 4

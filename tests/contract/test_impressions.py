@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 
+import pytest
+
 from headwater_core.database import Database, advance, insert
 from headwater_core.events import Event, Subject, SubjectKind
 from headwater_core.feedback_log import ERASURE, FeedbackLog, subject_hash
@@ -44,6 +46,19 @@ def test_a_slate_is_written_once(database: Database) -> None:
     log.append([])
     assert log.count() == 1
     assert log.get("slate-1") == SHOWN
+
+
+def test_impressions_are_listed_by_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a time on and before another, those of one moment by slate, each once, however many pages they fill."""
+    monkeypatch.setattr("headwater_core.impressions._PAGE", 2)
+    log = ImpressionLog(database)
+    times_us = {"e": 10, "d": 20, "c": 20, "b": 20, "a": 20, "g": 30, "f": 40}
+    shown = [replace(SHOWN, slate_id=slate_id, time_us=time_us) for slate_id, time_us in times_us.items()]
+    log.append(shown)
+    ImpressionLog(database, "other").append([replace(SHOWN, slate_id="x", time_us=25)])
+    assert [each.slate_id for each in log.between(20, 40)] == ["a", "b", "c", "d", "g"]
+    assert list(log.between(10, 11)) == [shown[0]]
+    assert list(log.between(41, 100)) == []
 
 
 def test_what_was_shown_before_an_erasure_is_not_written_after_it(database: Database) -> None:

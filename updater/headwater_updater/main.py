@@ -1,6 +1,7 @@
 """The command `headwater-updater`: `run` the daemon, `bootstrap` the first generation, ask for the `status`.
 
-`evaluate` and `rank` measure the product on files and need no database; they are in `evaluation.commands`.
+`evaluate` and `rank` measure the product on files and need no database; they are in `evaluation.commands`. `ope` asks a
+log what another policy would have earned; it is in `ope.command`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from headwater_updater.daemon import Updater
 from headwater_updater.evaluation.commands import evaluate, rank
 from headwater_updater.lease import Leadership, holder_name, now_us
 from headwater_updater.metrics import MetricsServer, UpdaterMetrics
+from headwater_updater.ope.command import ope
 from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
 from headwater_updater.settings import UpdaterSettings
@@ -224,5 +226,5 @@ def _show(found: Status, *, as_json: bool) -> None:
     Console().print(table)
 
 
-for command in (evaluate, rank):
+for command in (evaluate, rank, ope):
     main.command()(_errors_shown()(command))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,21 @@ def read_rows(
         raise DataFileError(path, "holds no rows that can be used" if n_bad else "holds a header and no rows")
     rows.n_bad = n_bad
     return rows
+
+
+def number(name: str, shown: str) -> float:
+    """The finite number that a cell shows.
+
+    Raises:
+        ValueError: it shows none; names the column.
+    """
+    try:
+        value = float(shown)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: {shown[:40]!r} is not a number")
+    return value
 
 
 def _text(path: Path, raw: BinaryIO) -> io.TextIOWrapper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, HistoryEvent, check_event_type, check_id
-from headwater_updater.evaluation.csv_rows import DataFileError, OnShare, read_rows
+from headwater_updater.evaluation.csv_rows import DataFileError, OnShare, number, read_rows
 
 DEFAULT_EVENT_TYPE = "click"
 """What an event is when the file does not say."""
@@ -126,21 +125,11 @@ def _row(line: int, fields: Mapping[str, str]) -> _Row:
         _user(line, fields),
         sys.intern(fields["item_id"]),
         _moment_us(fields["timestamp"].strip()) if "timestamp" in fields else 0,
-        _number("order", fields["order"].strip()) if "order" in fields else 0.0,
+        number("order", fields["order"].strip()) if "order" in fields else 0.0,
         sys.intern(event_type),
-        _number("value", shown) if shown else None,
+        number("value", shown) if shown else None,
         query,
     )
-
-
-def _number(name: str, shown: str) -> float:
-    try:
-        number = float(shown)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: {shown[:40]!r} is not a number")
-    return number
 
 
 def _moment_us(shown: str) -> int:
