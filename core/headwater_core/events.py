@@ -23,6 +23,8 @@ MAX_ATTRIBUTE_VALUE_BYTES = 1024
 MAX_AHEAD_US = 5 * 60 * 1_000_000
 SEARCH = "search"
 IMPRESSION = "impression"
+NEVER_AGAIN = frozenset({"dislike", "hide"})
+"""Items with such an event of a subject are not shown to it again, even where seen items are."""
 
 
 class SubjectKind(StrEnum):

@@ -20,7 +20,7 @@ from headwater_core import event_types, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError
 from headwater_core.event_rows import from_row, of, to_row
-from headwater_core.events import Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
+from headwater_core.events import NEVER_AGAIN, Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
 from headwater_core.schema import erasures, event_ids, events, impressions, outcomes, rejections
 from headwater_core.tallies import forget_users
 
@@ -95,6 +95,8 @@ class Recollection(NamedTuple):
     """The newest events that are part of histories, oldest first by (event_time_us, position)."""
     seen_item_ids: set[str]
     """Every item that one of all its events is on that are part of histories, however long ago."""
+    unwanted_item_ids: set[str]
+    """Those of them that it does not want to be shown again, however long ago it said so."""
 
 
 class Rejection(NamedTuple):
@@ -216,7 +218,8 @@ class FeedbackLog:
             left_out: the event types that are no part of histories.
         """
         parts: list[Sequence[Row[*tuple[Any, ...]]]] = []
-        seen: set[str] = set()
+        seen: set[tuple[str, bool]] = set()
+        is_unwanted = events.c.event_type.in_(sorted(NEVER_AGAIN))
         with self._database.read() as connection:
             # First of all: everything up to it is in what is read next.
             head = current(connection, self._tenant, _POSITION)
@@ -226,12 +229,15 @@ class FeedbackLog:
                 newest = select(*_HISTORY_COLUMNS).where(kept).order_by(*_NEWEST_FIRST).limit(limit)
                 parts.append(connection.execute(newest).all())
                 if len(parts[-1]) == limit:  # else the history has them all
-                    items = select(events.c.item_id).distinct().where(kept)
-                    seen.update(connection.execute(items).scalars())
+                    items = select(events.c.item_id, is_unwanted).distinct().where(kept)
+                    seen.update((item_id, bool(unwanted)) for item_id, unwanted in connection.execute(items))
         newest_first = heapq.merge(*parts, key=lambda row: (row.event_time_us, row.position), reverse=True)
         history = [HistoryEvent(*row) for row in islice(newest_first, limit)][::-1]
-        seen.update(row.item_id for part in parts for row in part)
-        return Recollection(head, history, seen - {""})
+        seen.update((row.item_id, row.event_type in NEVER_AGAIN) for part in parts for row in part)
+        seen_item_ids = {item_id for item_id, _ in seen if item_id}
+        return Recollection(
+            head, history, seen_item_ids, {item_id for item_id, unwanted in seen if unwanted and item_id}
+        )
 
     def version(self, subject: Subject) -> int:
         """The highest position of the subject's events, of any type, linked visitors' included; 0 without any."""

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
-from headwater_core.events import EventType, HistoryEvent
+from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent
 from headwater_core.experiments import Assignment
 from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
@@ -48,8 +48,6 @@ from headwater_server.user_states import UserState, UserStates
 
 HISTORY_UNAVAILABLE = "history"
 QUERIES_UNAVAILABLE = "queries"
-NEVER_AGAIN = frozenset({"dislike", "hide"})
-"""Items with such an event in the history are left out even when seen items are not."""
 STATE_LIMIT_S = 1.0
 """A database that takes longer to give a history counts as away: an answer without it beats none."""
 _CONTEXT_EVENT = "view"
@@ -186,6 +184,8 @@ class Recommender:
             excluded.update(query.page.served_item_ids)
         if query.exclude_seen:
             excluded.update(known.seen_item_ids, (event.item_id for event in known.history))
+        if known.state is not None:
+            excluded.update(known.state.unwanted_item_ids)  # also what lies further back than the history
         excluded.update(event.item_id for event in known.history if event.event_type in NEVER_AGAIN)
         return dataclasses.replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headwater_core.errors import DatabaseUnavailableError
-from headwater_core.events import EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
+from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import Recollection
 from headwater_core.shards import Vectors
 
@@ -37,6 +37,8 @@ class UserState:
     """The newest events, oldest first by (event_time_us, position)."""
     seen_item_ids: set[str] = field(default_factory=set)
     """Every item the subject ever had an in_history event on."""
+    unwanted_item_ids: set[str] = field(default_factory=set)
+    """Those of them that it does not want to be shown again."""
     version: int = 0
     """The highest position in it."""
     complete_to: int = 0
@@ -193,6 +195,7 @@ class UserStates:
         state = UserState(
             history=loaded.history[-self._history_length :],
             seen_item_ids=loaded.seen_item_ids,
+            unwanted_item_ids=loaded.unwanted_item_ids,
             version=max((event.position for event in loaded.history), default=0),
             complete_to=loaded.head,
         )
@@ -216,6 +219,8 @@ class UserStates:
         del state.history[: -self._history_length]
         if event.item_id:
             state.seen_item_ids.add(event.item_id)
+            if event.event_type in NEVER_AGAIN:
+                state.unwanted_item_ids.add(event.item_id)
         state.version = event.position
 
 

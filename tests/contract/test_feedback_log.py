@@ -293,7 +293,18 @@ class TestHistory:
             assert recalled.history == whole[-limit:]
             assert recalled.seen_item_ids == {"one", "two"}
             assert recalled.head == log.head() == 5
-        assert log.recall(Subject(SubjectKind.USER, "nobody"), limit, []) == (5, [], set())
+        assert log.recall(Subject(SubjectKind.USER, "nobody"), limit, []) == (5, [], set(), set())
+
+    def test_what_is_unwanted_is_recalled_however_long_ago_it_was_said(self, log: FeedbackLog) -> None:
+        """Also where it lies further back than the history that is asked for."""
+        log.append(
+            [click("a", event_type="dislike", item_id="bad"), click("b", event_type="hide", item_id="worse")], NOW_US
+        )
+        log.append([click(f"c{number}", item_id="good") for number in range(5)], NOW_US)
+        for limit in (2, 100):
+            recalled = log.recall(ANN, limit, ["impression"])
+            assert recalled.unwanted_item_ids == {"bad", "worse"}
+            assert recalled.seen_item_ids == {"bad", "worse", "good"}
 
     # SQLite alone: PostgreSQL's plan depends on the table's size.
     @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -25,6 +25,7 @@ from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.model_service_pb2_grpc import ModelServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
+from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.events import Subject, SubjectKind
 from headwater_core.features import FeatureStore
 from headwater_core.impressions import ImpressionLog
@@ -657,3 +658,20 @@ async def test_an_empty_catalogue_answers_with_an_empty_slate(
         assert not slate.results
         assert not slate.next_page_token
     assert (await recommendations.ScoreItems(pb.ScoreItemsRequest(item_ids=["a"]))).missing_item_ids == ["a"]
+
+
+async def test_a_dislike_is_not_forgotten_however_much_happens_after_it(
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    server: HeadwaterServer,
+) -> None:
+    """The history that is kept has an end; what is not wanted has none, in memory as read anew."""
+    await write(events, event("space-00", event_type="dislike"))
+    views = [event("space-01", event_type="view", session_id=str(number)) for number in range(REPEAT_EVENTS + 1)]
+    await write(events, *views)
+    request = pb.RecommendRequest(user_id="ada", page_size=100, exclude_seen=False)
+    assert "space-00" not in ids(await recommendations.Recommend(request))
+    server.rooms.states.drop(Subject(SubjectKind.USER, "ada"))
+    answer = ids(await recommendations.Recommend(request))
+    assert "space-00" not in answer
+    assert "space-01" in answer

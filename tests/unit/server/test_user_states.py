@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater_core.errors import DatabaseUnavailableError
-from headwater_core.events import BUILT_IN_EVENT_TYPES, Event, LoggedEvent, Subject, SubjectKind, history_event
+from headwater_core.events import (
+    BUILT_IN_EVENT_TYPES,
+    NEVER_AGAIN,
+    Event,
+    LoggedEvent,
+    Subject,
+    SubjectKind,
+    history_event,
+)
 from headwater_core.feedback_log import Recollection
 from headwater_server.user_states import UserState, UserStates
 
@@ -72,7 +80,8 @@ class Log:
         if self.gate is not None:
             await self.gate.wait()
         history = [history_event(logged) for logged in mine[-LENGTH:]]
-        return Recollection(head, history, {logged.event.item_id for logged in mine})
+        unwanted = {logged.event.item_id for logged in mine if logged.event.event_type in NEVER_AGAIN}
+        return Recollection(head, history, {logged.event.item_id for logged in mine}, unwanted)
 
 
 def store(log: Log, capacity: int = 100) -> UserStates:
