@@ -34,6 +34,7 @@ from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
 from headwater_server.experiment_book import Assigned, ExperimentBook
 from headwater_server.filters import ItemFilter, unknown_categories
+from headwater_server.fusion import Ranking, fuse
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
@@ -41,7 +42,7 @@ from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.sources.candidate_source import Asked
 from headwater_server.sources.gathering import Gathered, Gathering
-from headwater_server.strategy import PINNED, Candidate, boost, cap, diversify, fill, fuse, give_places, pin
+from headwater_server.strategy import PINNED, Candidate, boost, cap, diversify, fill, give_places, pin
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
@@ -237,8 +238,12 @@ class Recommender:
         if strategy.ranking == RANKS:
             names = [source.name for source in strategy.sources]
             gathered = await self._gathering.ask(names, asked, pool, until_s)
-            weights: dict[str, float] = {source.name: source.weight for source in strategy.sources}
-            return gathered, fuse(gathered.proposals, weights)[:pool]
+            rankings: dict[str, Ranking] = {
+                source.name: Ranking([each.item_id for each in gathered.proposals[source.name]], source.weight)
+                for source in strategy.sources
+                if source.weight
+            }
+            return gathered, [Candidate(*each) for each in fuse(rankings)][:pool]
         gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
         blended = [Candidate(each.item_id, each.score, (each.source,)) for each in gathered.proposals[BLEND]]
         fillers = [source.name for source in strategy.sources if source.name not in _BLENDED_ONLY and source.weight]

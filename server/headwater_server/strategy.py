@@ -1,9 +1,9 @@
-"""From what sources propose to a slate: fuse, fill, boost, vary, give places, cap. Pure."""
+"""From what sources propose to a slate: fill, boost, vary, give places, cap. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,8 +15,6 @@ from headwater_core.strategies import ATTRIBUTE_PREFIX, CATEGORY_KEY, Boost, Cap
 from headwater_server.item_space import Found
 
 PINNED = "pinned"
-_RANK_CONSTANT = 60
-"""Of reciprocal-rank fusion, as its authors chose it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +25,6 @@ class Candidate:
     score: float
     sources: tuple[str, ...]
     """What proposed it, the first to do so first."""
-
-
-def fuse(proposals: Mapping[str, Sequence[Found]], weights: Mapping[str, float]) -> list[Candidate]:
-    """Every proposed item, by the weighted sum of its reciprocal ranks (Cormack et al., SIGIR 2009).
-
-    Args:
-        proposals: by source, best first.
-        weights: by source; one of weight 0 proposes nothing.
-    """
-    scores: defaultdict[str, float] = defaultdict(float)
-    sources: defaultdict[str, list[str]] = defaultdict(list)
-    for name, proposed in proposals.items():
-        if not weights.get(name):
-            continue
-        for rank, each in enumerate(proposed, start=1):
-            scores[each.item_id] += weights[name] / (_RANK_CONSTANT + rank)
-            sources[each.item_id].append(name)
-    ranked = sorted(scores, key=lambda item_id: -scores[item_id])  # stable: ties as they were proposed
-    return [Candidate(item_id, scores[item_id], tuple(sources[item_id])) for item_id in ranked]
 
 
 def fill(slate: Sequence[Candidate], proposals: Iterable[Found], size: int) -> list[Candidate]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from headwater_core.catalogue import Item
 from headwater_core.strategies import FRESH, POPULAR, TOWER, Boost, Cap, Pin, SourceUse
 from headwater_server.item_space import Found
-from headwater_server.strategy import PINNED, Candidate, boost, cap, fuse, give_places, pin
+from headwater_server.strategy import PINNED, Candidate, boost, cap, give_places, pin
 
 ITEMS = {
     item.item_id: item
@@ -31,17 +31,6 @@ def found(source: str, *ids: str) -> list[Found]:
 
 def ids(candidates: list[Candidate]) -> list[str]:
     return [candidate.item_id for candidate in candidates]
-
-
-def test_ranks_are_fused_by_their_reciprocals() -> None:
-    """What two lists name rises above what one names first; all its sources are told; weights count."""
-    proposals = {TOWER: found(TOWER, "a", "b"), POPULAR: found(POPULAR, "c", "b")}
-    fused = fuse(proposals, {TOWER: 1.0, POPULAR: 1.0})
-    assert ids(fused) == ["b", "a", "c"]
-    assert fused[0].sources == (TOWER, POPULAR)
-    assert fused[0].score == 2 / 62
-    assert ids(fuse(proposals, {TOWER: 0.1, POPULAR: 1.0})) == ["b", "c", "a"]
-    assert ids(fuse(proposals, {TOWER: 1.0, POPULAR: 0.0})) == ["a", "b"]
 
 
 def test_a_boost_multiplies_what_a_score_stands_for() -> None:
