@@ -37,6 +37,7 @@ def ours(log: BanditLog, target: Target) -> dict[str, float]:
 def theirs(log: BanditLog, target: Target) -> dict[str, float]:
     """obp's, from what the models of the same folds expect; arrays as obp wants them, (N, A, 1)."""
     assert target.distribution is not None
+    weights = target.propensities / log.propensities
     feedback = {
         "reward": log.rewards,
         "action": log.items,
@@ -44,21 +45,21 @@ def theirs(log: BanditLog, target: Target) -> dict[str, float]:
         "position": np.zeros(len(log), np.int64),
         "action_dist": target.distribution.table[target.distribution.rows][:, :, None],
     }
-    expected = expected_rewards(log)
+    of_target, of_log = expected_rewards(log, weights), expected_rewards(log, None)
     estimates = {
         "ips": InverseProbabilityWeighting().estimate_policy_value(**feedback),
         "snips": SelfNormalizedInverseProbabilityWeighting().estimate_policy_value(**feedback),
-        "dm": DirectMethod().estimate_policy_value(**feedback, estimated_rewards_by_reg_model=expected),
-        "dr": DoublyRobust().estimate_policy_value(**feedback, estimated_rewards_by_reg_model=expected),
+        "dm": DirectMethod().estimate_policy_value(**feedback, estimated_rewards_by_reg_model=of_target),
+        "dr": DoublyRobust().estimate_policy_value(**feedback, estimated_rewards_by_reg_model=of_log),
     }
     return {name: float(value) for name, value in estimates.items()}
 
 
-def expected_rewards(log: BanditLog) -> np.ndarray:
+def expected_rewards(log: BanditLog, weights: np.ndarray | None) -> np.ndarray:
     """Of every item in every row, (N, A, 1): the value of the policy that always shows the item."""
     n_items = len(log.item_ids)
     always = [Distribution(np.eye(n_items)[[item]], np.zeros(len(log), np.int64)) for item in range(n_items)]
-    return np.stack([cross_fitted(log, each, SEED).value for each in always], 1)[:, :, None]
+    return np.stack([cross_fitted(log, each, SEED, weights).value for each in always], 1)[:, :, None]
 
 
 def main() -> None:

@@ -54,12 +54,11 @@ def bootstrap_alone(log: BanditLog, seed: int) -> dict[str, estimators.Estimate]
     target = uniform(log)
     assert target.distribution is not None
     weights = target.propensities / log.propensities
-    predictions = cross_fitted(log, target.distribution, seed)
     terms: dict[str, Terms] = {
         "ips": estimators.ips(weights, log.rewards),
         "snips": estimators.snips(weights, log.rewards),
-        "dm": estimators.direct_method(log.rewards, predictions),
-        "dr": estimators.doubly_robust(weights, log.rewards, predictions),
+        "dm": estimators.direct_method(log.rewards, cross_fitted(log, target.distribution, seed, weights)),
+        "dr": estimators.doubly_robust(weights, log.rewards, cross_fitted(log, target.distribution, seed)),
     }
     return estimators.bootstrap_intervals(terms, log.clusters, seed)
 

@@ -14,9 +14,6 @@ from headwater_updater.ope.reward_model import cross_fitted
 from headwater_updater.ope.support import Support, check, measure
 from headwater_updater.ope.target import Target
 
-WEIGHTED = frozenset({"ips", "snips", "dr"})
-"""The estimators by weights: their intervals are the wider of the bootstrap's and the score's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -48,18 +45,24 @@ def evaluate_policy(log: BanditLog, target: Target, seed: int) -> Evaluation:
         "ips": estimators.ips(weights, log.rewards),
         "snips": estimators.snips(weights, log.rewards),
     }
-    predictions = target.predictions
-    reward_model = "the log's columns predicted_reward and predicted_value"
-    if predictions is None and target.distribution is not None:
-        predictions = cross_fitted(log, target.distribution, seed)
+    widened = {"ips", "snips", "dr"}
+    if target.predictions is not None:
+        reward_model = "the log's columns predicted_reward and predicted_value"
+        terms["dm"] = estimators.direct_method(log.rewards, target.predictions)
+        terms["dr"] = estimators.doubly_robust(weights, log.rewards, target.predictions)
+    elif target.distribution is not None:
         reward_model = "ridge regression, cross-fitted"
-    if predictions is None:
-        reward_model = "none: of the policy only the probability of what was shown is known"
+        # What the policy would show often counts in fitting, or the items that were liked and shown decide alone. Where
+        # the same weights correct the model anyway, they would only add to the noise.
+        fitted_to_target = cross_fitted(log, target.distribution, seed, weights)
+        fitted_to_log = cross_fitted(log, target.distribution, seed)
+        terms["dm"] = estimators.direct_method(log.rewards, fitted_to_target)
+        terms["dr"] = estimators.doubly_robust(weights, log.rewards, fitted_to_log)
+        widened.add("dm")
     else:
-        terms["dm"] = estimators.direct_method(log.rewards, predictions)
-        terms["dr"] = estimators.doubly_robust(weights, log.rewards, predictions)
+        reward_model = "none: of the policy only the probability of what was shown is known"
     estimates = estimators.bootstrap_intervals(terms, log.clusters, seed)
-    for name in estimates.keys() & WEIGHTED:
+    for name in estimates.keys() & widened:
         wide = estimators.score_interval(estimates[name].value, support.effective_rows, log.rewards)
         estimates[name] = estimates[name].widened(wide)
     return Evaluation(support, estimates, reward_model)

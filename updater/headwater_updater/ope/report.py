@@ -30,7 +30,7 @@ def content(log: BanditLog, target: Target, found: Evaluation, seed: int) -> dic
         "estimates": {name: each._asdict() for name, each in found.estimates.items()},
         "interval": {
             "level": 0.95,
-            "kind": "percentile bootstrap; for IPS, SNIPS and doubly robust widened to a score interval",
+            "kind": "percentile bootstrap; of what is weighted, widened to a score interval",
             "resampled": log.clustered_by,
             "resamples": RESAMPLES,
             "seed": seed,

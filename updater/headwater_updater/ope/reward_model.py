@@ -28,7 +28,9 @@ _PENALTIES = np.logspace(0, 6, 25)
 _CHUNK = 4_096
 
 
-def cross_fitted(log: BanditLog, distribution: Distribution, seed: int) -> Predictions:
+def cross_fitted(
+    log: BanditLog, distribution: Distribution, seed: int, weights: np.ndarray | None = None
+) -> Predictions:
     """What models expect that saw neither the row nor any that belongs with it.
 
     Clusters are dealt into FOLDS folds; a fold's rows are predicted by a model of all others.
@@ -37,8 +39,9 @@ def cross_fitted(log: BanditLog, distribution: Distribution, seed: int) -> Predi
         log: of at least two clusters.
         distribution: what the policy to be evaluated shows.
         seed: of the dealing.
+        weights: (N,) how much each row counts in fitting; None: all alike.
     """
-    design = _Design(log, distribution)
+    design = _Design(log, distribution, np.ones(len(log)) if weights is None else weights)
     n_clusters = int(log.clusters.max()) + 1
     n_folds = min(FOLDS, n_clusters)
     folds = (np.random.default_rng(seed).permutation(n_clusters) % n_folds)[log.clusters]  # (N,)
@@ -48,15 +51,16 @@ def cross_fitted(log: BanditLog, distribution: Distribution, seed: int) -> Predi
     directions = np.zeros((design.width + 1, n_folds))  # of each model's sum of `value`, by a row's own reward
     for fold, part in enumerate(parts):
         model = _Model.fit(whole.plus(part, -1))
-        would_mean = part.would_sum / part.n
-        directions[:, fold] = part.n * model.direction(would_mean)
+        would_sum = np.zeros(design.width)
         for rows, x, would in design.chunks(np.flatnonzero(folds == fold)):
             shown[rows] = model.intercept + x @ model.coefficients
             value[rows] = model.intercept + would @ model.coefficients
+            would_sum += would.sum(0)
+        directions[:, fold] = model.direction(would_sum, int((folds == fold).sum()))
     for rows, x, _ in design.chunks(np.arange(len(log))):
         moved = np.column_stack([x, np.ones(len(rows))]) @ directions  # (n, folds)
         moved[np.arange(len(rows)), folds[rows]] = 0.0  # its own fold's model did not see it
-        leverage[rows] = moved.sum(1)
+        leverage[rows] = design.weights[rows] * moved.sum(1)
     return Predictions(shown, value, leverage)
 
 
@@ -64,7 +68,7 @@ class _Design:
     """Rows as numbers: items, places, context cells as 0 or 1; context columns of numbers alone, standardised; products
     of items with these."""
 
-    def __init__(self, log: BanditLog, distribution: Distribution) -> None:
+    def __init__(self, log: BanditLog, distribution: Distribution, weights: np.ndarray) -> None:
         often = np.argsort(-np.bincount(log.items, minlength=len(log.item_ids)), kind="stable")[:MAX_ITEMS]
         self._column = np.full(len(log.item_ids), -1)
         self._column[often] = np.arange(len(often))
@@ -75,6 +79,7 @@ class _Design:
         columns = [_indicators(log.positions), *(_context(cells) for cells in log.context.values())]
         self._rest = np.concatenate(columns, axis=1)  # (N, rest)
         self.rewards = log.rewards
+        self.weights = weights
         width = self._rest.shape[1]
         self._n_paired = min(self._n_items, MAX_PAIRS // width)
         self.width = self._n_items + width + self._n_paired * width
@@ -99,7 +104,8 @@ class _Design:
 class _Moments(NamedTuple):
     """All that a model needs to know of the rows that it is fitted to; sums, so that parts add up."""
 
-    n: int
+    n: float
+    """How many, by weight; so are the other sums."""
     gram: np.ndarray
     """(D, D)."""
     x_sum: np.ndarray
@@ -108,20 +114,18 @@ class _Moments(NamedTuple):
     """(D,)."""
     y_sum: float
     yy: float
-    would_sum: np.ndarray
-    """(D,) of what would be shown."""
 
     @classmethod
     def of(cls, design: _Design, rows: np.ndarray) -> _Moments:
         width = design.width
-        gram, x_sum, xy, would_sum = np.zeros((width, width)), np.zeros(width), np.zeros(width), np.zeros(width)
-        for some, x, would in design.chunks(rows):
-            gram += x.T @ x
-            x_sum += x.sum(0)
-            xy += x.T @ design.rewards[some]
-            would_sum += would.sum(0)
-        y = design.rewards[rows]
-        return cls(len(rows), gram, x_sum, xy, float(y.sum()), float(y @ y), would_sum)
+        gram, x_sum, xy = np.zeros((width, width)), np.zeros(width), np.zeros(width)
+        for some, x, _ in design.chunks(rows):
+            weighted = x * design.weights[some, None]
+            gram += weighted.T @ x
+            x_sum += weighted.sum(0)
+            xy += weighted.T @ design.rewards[some]
+        y, w = design.rewards[rows], design.weights[rows]
+        return cls(float(w.sum()), gram, x_sum, xy, float(w @ y), float(w @ y**2))
 
     def plus(self, other: _Moments, times: int = 1) -> _Moments:
         """Of both together; with -1, of these without the other."""
@@ -132,7 +136,6 @@ class _Moments(NamedTuple):
             self.xy + times * other.xy,
             self.y_sum + times * other.y_sum,
             self.yy + times * other.yy,
-            self.would_sum + times * other.would_sum,
         )
 
 
@@ -142,7 +145,7 @@ class _Model(NamedTuple):
     intercept: float
     coefficients: np.ndarray
     """(D,)."""
-    n: int
+    n: float
     x_mean: np.ndarray
     """(D,)."""
     inverse: np.ndarray
@@ -163,10 +166,11 @@ class _Model(NamedTuple):
         coefficients = vectors @ (along / (values + penalty))
         return cls(y_mean - float(x_mean @ coefficients), coefficients, rows.n, x_mean, inverse)
 
-    def direction(self, x: np.ndarray) -> np.ndarray:
-        """By how much the prediction for x (D,) moves per unit of reward of a row z: z @ result[:-1] + result[-1]."""
-        along = self.inverse @ (x - self.x_mean)
-        return np.append(along, 1 / self.n - along @ self.x_mean)
+    def direction(self, x_sum: np.ndarray, n: int) -> np.ndarray:
+        """How far the sum of n predictions, for rows of sum x_sum (D,), moves with the reward of a row z of weight 1:
+        z @ result[:-1] + result[-1] for each unit."""
+        along = self.inverse @ (x_sum - n * self.x_mean)
+        return np.append(along, n / self.n - along @ self.x_mean)
 
 
 def _context(cells: np.ndarray) -> np.ndarray:

@@ -81,21 +81,18 @@ def test_every_interval_holds_the_truth_about_as_often_as_it_says(scale: float) 
             held.setdefault(name, []).append(each.low <= truth <= each.high)
     shares = {name: np.mean(each) for name, each in held.items()}
     assert shares.keys() == {"logged", "ips", "snips", "dm", "dr"}
-    assert min(share for name, share in shares.items() if name != "dm") >= 0.9, shares
-    assert shares["dm"] >= 0.8, (
-        shares
-    )  # what is shrunk to the mean is off by a little, which its interval does not know
+    assert min(shares.values()) >= 0.9, shares
 
 
-def test_the_direct_method_is_as_wrong_as_its_model() -> None:
-    """Where the policy that served knew something that the log does not hold, its interval is not to be trusted."""
+def test_what_only_the_policy_that_served_knew_does_no_harm() -> None:
+    """Without the segment in the log, weights still hold what it did: they count in fitting the reward model, too."""
     world = World(scale=0.9)
     policy = np.random.default_rng(1).dirichlet(np.ones(N_ITEMS), N_SEGMENTS)
     log = world.log(20_000, 0)
     target = target_of(log, policy)
     found = evaluate_policy(dataclasses.replace(log, context={}), target, 0).estimates
     held = {name for name, each in found.items() if each.low <= world.truth(policy) <= each.high}
-    assert held == {"ips", "snips", "dr"}
+    assert held == {"ips", "snips", "dm", "dr"}
 
 
 def test_estimates_come_close_with_many_rows() -> None:

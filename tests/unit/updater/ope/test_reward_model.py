@@ -25,10 +25,10 @@ def make(n: int, seed: int = 0, noise: float = 0.1) -> BanditLog:
     return bandit_log(rows, context=["context_segment", "context_age"])
 
 
-def predict(log: BanditLog, seed: int = 0) -> Predictions:
+def predict(log: BanditLog, seed: int = 0, weights: np.ndarray | None = None) -> Predictions:
     distribution = uniform(log).distribution
     assert distribution is not None
-    return cross_fitted(log, distribution, seed)
+    return cross_fitted(log, distribution, seed, weights)
 
 
 def test_it_learns_what_item_place_and_context_say() -> None:
@@ -69,16 +69,36 @@ def test_the_same_seed_deals_the_same_folds() -> None:
     assert not np.array_equal(predict(log, 1).shown, predict(log, 2).shown)
 
 
-def test_leverage_is_how_far_a_reward_moves_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_leverage_is_how_far_a_reward_moves_the_values(monkeypatch: pytest.MonkeyPatch, is_weighted: bool) -> None:
     """Measured by moving one reward, the penalty held; models of all folds but its own move, and the sum of values."""
     monkeypatch.setattr(reward_model, "_PENALTIES", np.array([3.0]))
     log = make(120)
-    found = predict(log)
+    weights = None if not is_weighted else np.random.default_rng(0).uniform(0.1, 5, 120)
+    found = predict(log, weights=weights)
     for row in (0, 17, 88):
         rewards = log.rewards.copy()
         rewards[row] += 1.0
-        moved = predict(dataclasses.replace(log, rewards=rewards)).value.sum() - found.value.sum()
+        moved = predict(dataclasses.replace(log, rewards=rewards), weights=weights).value.sum() - found.value.sum()
         assert found.leverage[row] == pytest.approx(moved, abs=1e-6)
+
+
+def test_a_row_of_weight_two_counts_as_two() -> None:
+    """And one of weight 0 as none."""
+    log = dataclasses.replace(make(300), context={})
+    twice = log.clusters % 3.0
+    rows = np.repeat(np.arange(300), twice.astype(int))  # the last cluster is among them: folds are the same
+    repeated = dataclasses.replace(
+        log,
+        items=log.items[rows],
+        positions=log.positions[rows],
+        rewards=log.rewards[rows],
+        propensities=log.propensities[rows],
+        clusters=log.clusters[rows],
+    )
+    weighted, counted = predict(log, weights=twice), predict(repeated)
+    assert counted.shown == pytest.approx(weighted.shown[rows])
+    assert predict(log).shown != pytest.approx(weighted.shown, abs=0.02)
 
 
 def test_many_rows_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
