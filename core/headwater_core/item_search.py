@@ -75,12 +75,12 @@ def _mended(index: WordIndex, wanted: Sequence[str], limit: int) -> Matches:
 
 def _first_known(index: WordIndex, word: str) -> list[tuple[Choice, int]]:
     """What stands for a word, and how many items have it: itself, else its single edits, else its longest beginning."""
-    choices: list[Choice] = [(Word(word),)]
-    if len(word) >= _SHORTEST_MENDED:
-        choices.append(tuple(Word(edit) for edit in single_edits(word)))
-    lengths = range(len(word), _SHORTEST_BEGINNING - 1, -1)
-    choices += [(Word(word[:length], is_beginning=True),) for length in lengths]
-    for choice in choices:
-        if count := index.count(choice, _COUNTED):
-            return [(choice, count)]
+    if count := index.count(itself := (Word(word),), _COUNTED):
+        return [(itself, count)]
+    if len(word) >= _SHORTEST_MENDED and (edits := index.in_use(single_edits(word))):
+        choice = tuple(map(Word, edits))
+        return [(choice, index.count(choice, _COUNTED))]
+    for length in range(len(word), _SHORTEST_BEGINNING - 1, -1):
+        if count := index.count(beginning := (Word(word[:length], is_beginning=True),), _COUNTED):
+            return [(beginning, count)]
     return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -37,6 +38,7 @@ class WordIndex(ABC):
 
     _FIND: ClassVar[TextClause]
     _COUNT: ClassVar[TextClause]
+    _IN_USE: ClassVar[TextClause]
     _PUT: ClassVar[TextClause]
     _REMOVE: ClassVar[TextClause]
 
@@ -74,6 +76,11 @@ class WordIndex(ABC):
         parameters = {"tenant": self._tenant, "expression": self._expression([choice]), "limit": limit}
         return int(self._connection.execute(self._COUNT, parameters).scalar_one())
 
+    def in_use(self, candidates: Sequence[str]) -> list[str]:
+        """Those of the words that some item has: hundreds are asked for at once, a choice of so many would be slow."""
+        parameters = {"tenant": self._tenant, "candidates": self._list(candidates)}
+        return list(self._connection.execute(self._IN_USE, parameters).scalars())
+
     def _find(self, expression: str, limit: int) -> list[str]:
         parameters = {"tenant": self._tenant, "expression": expression, "limit": limit}
         return list(self._connection.execute(self._FIND, parameters).scalars())
@@ -91,6 +98,9 @@ class WordIndex(ABC):
 
     @abstractmethod
     def _term(self, word: Word) -> str: ...
+
+    @abstractmethod
+    def _list(self, candidates: Sequence[str]) -> Any: ...
 
     @abstractmethod
     def _key(self, item_id: str) -> dict[str, Any]: ...
@@ -120,6 +130,10 @@ class _Fts5(WordIndex):
         "SELECT count(*) FROM (SELECT 1 FROM item_words "
         "WHERE item_words MATCH :expression AND tenant = :tenant LIMIT :limit)"
     )
+    _IN_USE = text(
+        "SELECT value FROM json_each(:candidates) WHERE EXISTS (SELECT 1 FROM item_words "
+        """WHERE item_words MATCH '- title_key : "' || value || '"' AND tenant = :tenant)"""
+    )
     _PUT = text(
         "INSERT OR REPLACE INTO item_words "
         "(rowid, tenant, item_id, title_key, title, categories, attributes, description) "
@@ -136,6 +150,9 @@ class _Fts5(WordIndex):
 
     def _term(self, word: Word) -> str:
         return f'"{word.letters}" *' if word.is_beginning else f'"{word.letters}"'
+
+    def _list(self, candidates: Sequence[str]) -> str:
+        return json.dumps(list(candidates))
 
     def _key(self, item_id: str) -> dict[str, Any]:
         digest = hashlib.sha256(f"{self._tenant}\0{item_id}".encode()).digest()
@@ -167,6 +184,12 @@ class _Tsvector(WordIndex):
         "SELECT count(*) FROM (SELECT 1 FROM item_words "
         "WHERE tenant = :tenant AND words @@ CAST(:expression AS tsquery) LIMIT :limit) AS counted"
     )
+    # Counted rather than looked for: to find one the planner would read the table instead of the index.
+    _IN_USE = text(
+        "SELECT candidate FROM unnest(CAST(:candidates AS text[])) AS candidate, LATERAL (SELECT count(*) AS items "
+        "FROM item_words WHERE tenant = :tenant AND words @@ CAST(quote_literal(candidate) AS tsquery)) AS counted "
+        "WHERE items > 0"
+    )
     _PUT = text(
         "INSERT INTO item_words (tenant, item_id, words) VALUES (:tenant, :item_id, CAST(:words AS tsvector)) "
         "ON CONFLICT (tenant, item_id) DO UPDATE SET words = excluded.words"
@@ -181,6 +204,9 @@ class _Tsvector(WordIndex):
 
     def _term(self, word: Word) -> str:
         return f"'{word.letters}':*" if word.is_beginning else f"'{word.letters}'"
+
+    def _list(self, candidates: Sequence[str]) -> list[str]:
+        return list(candidates)
 
     def _key(self, item_id: str) -> dict[str, Any]:
         return {"tenant": self._tenant, "item_id": item_id}
