@@ -13,7 +13,7 @@
 
 from headwater.v1.event_pb2 import Event, EventType
 from headwater.v1.item_pb2 import Item
-from headwater.v1.recommendation_service_pb2 import RecommendRequest
+from headwater.v1.recommendation_service_pb2 import Explanation, ExplanationKind, RecommendRequest
 from headwater_client._async_client import AsyncClient
 from headwater_client._async_writer import AsyncEventWriter
 from headwater_client._client import Client
@@ -65,6 +65,8 @@ __all__ = [
     "EventType",
     "EventWriter",
     "EventsRefusedError",
+    "Explanation",
+    "ExplanationKind",
     "FailedPreconditionError",
     "FieldViolation",
     "HeadwaterError",

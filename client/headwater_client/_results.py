@@ -9,6 +9,7 @@ from enum import Enum
 import grpc
 
 from headwater.v1.item_pb2 import Item
+from headwater.v1.recommendation_service_pb2 import Explanation
 from headwater_client.errors import EventsRefusedError
 
 
@@ -25,9 +26,11 @@ class Recommendation:
     sources: tuple[str, ...] = ()
     """Which sources proposed it: `tower`, `co_visit`, `popular`, `fresh`; in a search `text` and `vector`."""
     reasons: tuple[str, ...] = ()
-    """Why it is here; with `explain=True` only."""
+    """Why it is here, in sentences; with `explain=True` only."""
     item: Item | None = None
     """The item's texts and attributes; with `return_items=True` only."""
+    explanations: tuple[Explanation, ...] = ()
+    """What each of `reasons` says, for a program to read, in the same order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from headwater_client._commands import admin, experiments, imports, serving, strategies
+from headwater_client._commands import admin, experiments, imports, profile, serving, strategies
 
 app = typer.Typer(
     name="headwater",
@@ -16,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 serving.register(app)
+profile.register(app)
 imports.register(app)
 admin.register(app)
 strategies.register(app)

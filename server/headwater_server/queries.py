@@ -21,6 +21,7 @@ from headwater_core.events import (
 )
 from headwater_server.convert import to_event, to_time_us
 from headwater_server.errors import NotBuiltError
+from headwater_server.explanations.wording import check_locale
 from headwater_server.filters import ItemFilter
 from headwater_server.tokens import ConsistencyToken, PageToken
 
@@ -68,6 +69,7 @@ class RecommendQuery:
     generation: int = 0
     return_items: bool = False
     strategy: str = ""
+    locale: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ def recommend_query(
             raise InvalidFieldError(name, f"is {getattr(message, name)}; must be from 0 to 1")
     if message.exploration > 0.0:
         raise NotBuiltError("exploration: not built yet; only 0 is answered")
+    check_locale(message.locale)
     chosen = message.WhichOneof("target")
     if chosen == "generation" and message.generation < 1:
         raise InvalidFieldError("generation", f"is {message.generation}; numbers start at 1")
@@ -241,6 +244,7 @@ def recommend_query(
         generation=message.generation if chosen == "generation" else 0,
         return_items=message.return_items,
         strategy=message.strategy,
+        locale=message.locale,
     )
 
 

@@ -23,7 +23,6 @@ from headwater_core.strategies import (
     CO_VISIT,
     CONTEXT,
     FRESH,
-    POPULAR,
     RANKS,
     REPEAT,
     TOWER,
@@ -33,6 +32,8 @@ from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
 from headwater_server.experiment_book import Assigned, ExperimentBook
+from headwater_server.explanations.removal import Raiser, raisers
+from headwater_server.explanations.wording import unspoken
 from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.fusion import Ranking, fuse
 from headwater_server.item_space import Found, ItemSpace
@@ -42,7 +43,7 @@ from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.sources.candidate_source import Asked
 from headwater_server.sources.gathering import Gathered, Gathering
-from headwater_server.strategy import PINNED, Candidate, boost, cap, diversify, fill, give_places, pin
+from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, pin
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
@@ -55,16 +56,8 @@ _POOL = 5
 """Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
 _BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
 """What proposes nothing that the blend leaves out."""
-_REASONS = {
-    TOWER: "close to what you did lately",
-    CO_VISIT: "others went on to this after what you did lately",
-    POPULAR: "popular now",
-    FRESH: "new, and close to what you did lately",
-    REPEAT: "you come back to this",
-    CATEGORY: "popular now in what you turn to",
-    CONTEXT: "like what you look at",
-    PINNED: "chosen for everybody",
-}
+_BY_HISTORY = frozenset({TOWER, CO_VISIT, REPEAT, CONTEXT, FRESH})
+"""What proposes items by their scores for a history."""
 log = structlog.get_logger(__name__)
 
 
@@ -80,6 +73,8 @@ class Slate:
     notices: list[str] = field(default_factory=list)
     assignment: Assignment | None = None
     """The experiment's arm that answered; None: no experiment took the request."""
+    raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
+    """The events that raised each item, where that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +166,14 @@ class Recommender:
             if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
                 break
             pool *= _POOL  # what caps refuse makes room for what is further down
+        raised = await self._raisers(query, asked, slate)
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
-        return Slate(generation, named, slate, has_more, missing, notices, assigned.assignment if assigned else None)
+        assignment = assigned.assignment if assigned else None
+        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised)
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
@@ -349,9 +346,17 @@ class Recommender:
         now_us = self._now_us()
         return generation, [other for other in found if item_filter.passes(items.get(other.item_id), now_us)]
 
-    def reasons(self, candidate: Candidate) -> list[str]:
-        """Why a candidate is there, for a person to read."""
-        return [_REASONS[source] for source in candidate.sources]
+    async def _raisers(
+        self, query: RecommendQuery, asked: Asked, slate: Sequence[Candidate]
+    ) -> dict[str, list[Raiser]]:
+        """The events that raised each item, where that is asked for."""
+        item_ids = [each.item_id for each in slate if not _BY_HISTORY.isdisjoint(each.sources)]
+        if not query.explain or not item_ids:
+            return {}
+        found: dict[str, list[Raiser]] = await self._run_in_compute(
+            raisers, asked.generation, asked.space, asked.history, item_ids, asked.weights, len(asked.context_item_ids)
+        )
+        return found
 
     def _assigned(self, query: RecommendQuery, known: Known) -> Assigned | None:
         """The arm of an experiment that answers; requests that say themselves what answers take no part.
@@ -398,7 +403,7 @@ class Recommender:
         return self._generations.serving(query.audience.subject)
 
     def _notices(self, query: RecommendQuery) -> list[str]:
-        return unknown_categories(query.item_filter, self._view) + [
+        return [*unknown_categories(query.item_filter, self._view), *unspoken(query.locale)] + [
             f"context_item_ids[{index}]: no item {item_id!r}"
             for index, item_id in enumerate(query.context_item_ids)
             if item_id not in self._view.items

@@ -20,6 +20,7 @@ from headwater_client import (
     DeadlineExceededError,
     EventsRefusedError,
     EventWriter,
+    ExplanationKind,
     FailedPreconditionError,
     HealthStatus,
     InvalidArgumentError,
@@ -221,13 +222,31 @@ async def test_events_are_listed_and_erased(client: Any) -> None:
     assert [one.name for one in (await client.list_event_types(page_size=1)).event_types] == ["bookmark"]
 
 
+async def test_reasons_are_asked_for_in_a_language(client: Any, server: FakeServer) -> None:
+    """Sentences, and beside each what it says; a locale that is none is refused."""
+    [first, *_] = await client.recommend(user_id="ada", explain=True, locale="de-CH")
+    assert server.calls_of("Recommend")[-1].locale == "de-CH"
+    assert len(first.reasons) == len(first.explanations) == 1
+    assert first.explanations[0].kind == ExplanationKind.EXPLANATION_KIND_SOURCE
+    assert first.explanations[0].source == "popular"
+    [plain, *_] = await client.recommend(user_id="ada")
+    assert (plain.reasons, plain.explanations) == ((), ())
+    with pytest.raises(InvalidArgumentError, match="locale"):
+        await client.recommend(locale="de_CH")
+
+
 async def test_users(client: Any, server: FakeServer) -> None:
     """A profile shows what answers rest on; an erasure takes the linked visitor along."""
     await client.write(
         event("view", visitor_id="cookie", item_id="up"),
         event("view", visitor_id="cookie", user_id="ada", item_id="heat"),
     )
-    assert dict((await client.get_profile(user_id="ada")).event_counts) == {"view": 2}
+    profile = await client.get_profile(user_id="ada")
+    assert dict(profile.event_counts) == {"view": 2}
+    assert {each.category: list(each.strongest_item_ids) for each in profile.interests}["Animation"] == ["up"]
+    assert [(each.key, each.value, each.share) for each in profile.attributes] == [("decade", "90s", 1.0)]
+    assert (profile.activity.events_last_day, sum(profile.activity.events_by_hour)) == (2, 2)
+    assert not profile.aversions
     with pytest.raises(FailedPreconditionError):
         await client.delete_user(visitor_id="cookie")
     erased = await client.delete_user(user_id="ada")

@@ -42,6 +42,7 @@ def recommend(
     context: Mapping[str, str] | None = None,
     surface: str = "",
     explain: bool = False,
+    locale: str = "",
     label: str | None = None,
     generation: int | None = None,
     min_consistency_token: str = "",
@@ -71,6 +72,7 @@ def recommend(
         context: what is known of the request; kept with the impression.
         surface: where the answer is shown; kept with the impression.
         explain: whether to say why each item is there.
+        locale: the language of the reasons, as a BCP 47 tag, for example `de-CH`. Default `en`.
         label: which published set answers, by label. Default `stable`.
         generation: which published set answers, by number; not together with label.
         min_consistency_token: of a write that the answer must have seen.
@@ -101,6 +103,7 @@ def recommend(
         context=context or {},
         surface=surface,
         explain=explain,
+        locale=locale,
         min_consistency_token=min_consistency_token,
         return_items=return_items,
         strategy=strategy,
@@ -306,6 +309,7 @@ def _read_items(results: Iterable[pb.RecommendedItem]) -> tuple[Recommendation, 
             rank=result.rank or place,
             sources=tuple(result.sources),
             reasons=tuple(result.reasons),
+            explanations=tuple(result.explanations),
             item=result.item if result.HasField("item") else None,
         )
         for place, result in enumerate(results, start=1)

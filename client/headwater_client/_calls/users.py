@@ -16,7 +16,7 @@ DELETE_USER = method(
 def get_profile(
     *, user_id: str = "", visitor_id: str = "", timeout_s: float | None = None
 ) -> Call[pb.GetProfileResponse]:
-    """Gives what the user's recommendations rest on: interests, activity, the newest events.
+    """Gives what the user's recommendations rest on: interests and aversions, activity, the newest events.
 
     Args:
         user_id: whose; exactly one of user_id and visitor_id.

@@ -23,6 +23,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ExplanationKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExplanationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExplanationKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPLANATION_KIND_UNSPECIFIED: _ExplanationKind.ValueType  # 0
+    """Never sent."""
+    EXPLANATION_KIND_EVENT: _ExplanationKind.ValueType  # 1
+    """A past event of the user, stored or of recent_events, that raised the item's score."""
+    EXPLANATION_KIND_CONTEXT: _ExplanationKind.ValueType  # 2
+    """An item that the user looks at just now (context_item_ids) raised it."""
+    EXPLANATION_KIND_SOURCE: _ExplanationKind.ValueType  # 3
+    """What proposed the item."""
+
+class ExplanationKind(_ExplanationKind, metaclass=_ExplanationKindEnumTypeWrapper):
+    """What an explanation speaks of."""
+
+EXPLANATION_KIND_UNSPECIFIED: ExplanationKind.ValueType  # 0
+"""Never sent."""
+EXPLANATION_KIND_EVENT: ExplanationKind.ValueType  # 1
+"""A past event of the user, stored or of recent_events, that raised the item's score."""
+EXPLANATION_KIND_CONTEXT: ExplanationKind.ValueType  # 2
+"""An item that the user looks at just now (context_item_ids) raised it."""
+EXPLANATION_KIND_SOURCE: ExplanationKind.ValueType  # 3
+"""What proposed the item."""
+Global___ExplanationKind: _TypeAlias = ExplanationKind  # noqa: Y015
+
 class _ProbabilityReference:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -167,6 +195,7 @@ class RecommendRequest(_message.Message):
     MIN_CONSISTENCY_TOKEN_FIELD_NUMBER: _builtins.int
     RETURN_ITEMS_FIELD_NUMBER: _builtins.int
     STRATEGY_FIELD_NUMBER: _builtins.int
+    LOCALE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """For whom: a user's id, up to 256 bytes. With none of user_id, visitor_id, recent_events and context_item_ids the
     answer is what is popular now.
@@ -190,7 +219,9 @@ class RecommendRequest(_message.Message):
     surface: _builtins.str
     """Where the answer is shown, up to 128 bytes: kept with the impression."""
     explain: _builtins.bool
-    """Whether to say in `reasons` why each item is there. Default false."""
+    """Whether to say in `reasons` and `explanations` why each item is there. It costs a reading of the history without each
+    of its events. Default false.
+    """
     label: _builtins.str
     """A label, for example `canary`."""
     generation: _builtins.int
@@ -203,6 +234,10 @@ class RecommendRequest(_message.Message):
     """Whether to return the items' texts and attributes beside their ids. Default false."""
     strategy: _builtins.str
     """Which strategy makes the slate, by its name. Default: `default`. One that is not there is refused."""
+    locale: _builtins.str
+    """The language of `reasons`, as a BCP 47 tag (`en`, `de-CH`), at most 64 bytes. Default: `en`. Where there are no
+    sentences for it, those of its language are taken, else English ones, and `notices` say so. Malformed is refused.
+    """
     @_builtins.property
     def recent_events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """Events to take into account without storing them, in time order, at most 200; event_id may be empty here."""
@@ -248,10 +283,11 @@ class RecommendRequest(_message.Message):
         min_consistency_token: _builtins.str = ...,
         return_items: _builtins.bool = ...,
         strategy: _builtins.str = ...,
+        locale: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_exploration", b"_exploration", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "exploration", b"exploration", "filter", b"filter", "generation", b"generation", "label", b"label", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_exploration", b"_exploration", "context", b"context", "context_item_ids", b"context_item_ids", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "explain", b"explain", "exploration", b"exploration", "filter", b"filter", "generation", b"generation", "label", b"label", "min_consistency_token", b"min_consistency_token", "page_size", b"page_size", "page_token", b"page_token", "recent_events", b"recent_events", "return_items", b"return_items", "session_id", b"session_id", "strategy", b"strategy", "surface", b"surface", "target", b"target", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "_exploration", b"_exploration", "context", b"context", "context_item_ids", b"context_item_ids", "diversity", b"diversity", "exclude_item_ids", b"exclude_item_ids", "exclude_seen", b"exclude_seen", "explain", b"explain", "exploration", b"exploration", "filter", b"filter", "generation", b"generation", "label", b"label", "locale", b"locale", "min_consistency_token", b"min_consistency_token", "page_size", b"page_size", "page_token", b"page_token", "recent_events", b"recent_events", "return_items", b"return_items", "session_id", b"session_id", "strategy", b"strategy", "surface", b"surface", "target", b"target", "user_id", b"user_id", "visitor_id", b"visitor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
     _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
@@ -284,6 +320,7 @@ class RecommendedItem(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     REASONS_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """The item."""
     score: _builtins.float
@@ -298,11 +335,17 @@ class RecommendedItem(_message.Message):
 
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Why it is here, for a person to read; with `explain` only."""
+        """Why it is here, for a person to read, in the request's locale; with `explain` only. First the events that raised it
+        most, then what proposed it.
+        """
 
     @_builtins.property
     def item(self) -> _item_pb2.Item:
         """The item; with `return_items` only."""
+
+    @_builtins.property
+    def explanations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """What each of `reasons` says, for a program to read, in the same order; with `explain` only."""
 
     def __init__(
         self,
@@ -313,14 +356,99 @@ class RecommendedItem(_message.Message):
         sources: _abc.Iterable[_builtins.str] | None = ...,
         reasons: _abc.Iterable[_builtins.str] | None = ...,
         item: _item_pb2.Item | None = ...,
+        explanations: _abc.Iterable[Global___Explanation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "item_id", b"item_id", "rank", b"rank", "reasons", b"reasons", "score", b"score", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanations", b"explanations", "item", b"item", "item_id", b"item_id", "rank", b"rank", "reasons", b"reasons", "score", b"score", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendedItem: _TypeAlias = RecommendedItem  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """Why an item is in an answer: one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SharedAttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_FIELD_NUMBER: _builtins.int
+    SCORE_FALL_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    SHARED_CATEGORIES_FIELD_NUMBER: _builtins.int
+    SHARED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    kind: Global___ExplanationKind.ValueType
+    """What it speaks of."""
+    item_id: _builtins.str
+    """The event's item, or the item of the context; empty for a search."""
+    event_type: _builtins.str
+    """The event's type."""
+    query: _builtins.str
+    """What was searched for, where the event is a search."""
+    score_fall: _builtins.float
+    """By how much the item's score would be lower without the event: above 0."""
+    share: _builtins.float
+    """That as a share of what all events that raise the item would lower it by, one by one; 0 to 1."""
+    source: _builtins.str
+    """What proposed the item, as in `sources`."""
+    @_builtins.property
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """When the event happened."""
+
+    @_builtins.property
+    def shared_categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The categories that the event's item shares with this one, the rarest in the catalogue first."""
+
+    @_builtins.property
+    def shared_attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The attributes that both have with the same value."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___ExplanationKind.ValueType = ...,
+        item_id: _builtins.str = ...,
+        event_type: _builtins.str = ...,
+        query: _builtins.str = ...,
+        event_time: _timestamp_pb2.Timestamp | None = ...,
+        score_fall: _builtins.float = ...,
+        share: _builtins.float = ...,
+        shared_categories: _abc.Iterable[_builtins.str] | None = ...,
+        shared_attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "event_type", b"event_type", "item_id", b"item_id", "kind", b"kind", "query", b"query", "score_fall", b"score_fall", "share", b"share", "shared_attributes", b"shared_attributes", "shared_categories", b"shared_categories", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
 @_typing.final
 class RecommendResponse(_message.Message):

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from headwater.v1 import event_pb2 as headwater_dot_v1_dot_event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadwater/v1/user_service.proto\x12\x0cheadwater.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headwater/v1/event.proto\"8\n\x11GetProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nvisitor_id\x18\x02 \x01(\t\"\xd3\x02\n\x12GetProfileResponse\x12)\n\tinterests\x18\x01 \x03(\x0b\x32\x16.headwater.v1.Interest\x12G\n\x0c\x65vent_counts\x18\x02 \x03(\x0b\x32\x31.headwater.v1.GetProfileResponse.EventCountsEntry\x12\x34\n\x10\x66irst_event_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\rrecent_events\x18\x05 \x03(\x0b\x32\x13.headwater.v1.Event\x1a\x32\n\x10\x45ventCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"+\n\x08Interest\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x02\"8\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nvisitor_id\x18\x02 \x01(\t\"\x85\x01\n\x12\x44\x65leteUserResponse\x12\x16\n\x0e\x65vents_deleted\x18\x01 \x01(\x03\x12\x1b\n\x13impressions_deleted\x18\x02 \x01(\x03\x12\x1a\n\x12linked_visitor_ids\x18\x03 \x03(\t\x12\x1e\n\x16\x66irst_clean_generation\x18\x04 \x01(\x03\x32\xaf\x01\n\x0bUserService\x12O\n\nGetProfile\x12\x1f.headwater.v1.GetProfileRequest\x1a .headwater.v1.GetProfileResponse\x12O\n\nDeleteUser\x12\x1f.headwater.v1.DeleteUserRequest\x1a .headwater.v1.DeleteUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fheadwater/v1/user_service.proto\x12\x0cheadwater.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18headwater/v1/event.proto\"8\n\x11GetProfileRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nvisitor_id\x18\x02 \x01(\t\"\x9b\x04\n\x12GetProfileResponse\x12)\n\tinterests\x18\x01 \x03(\x0b\x32\x16.headwater.v1.Interest\x12G\n\x0c\x65vent_counts\x18\x02 \x03(\x0b\x32\x31.headwater.v1.GetProfileResponse.EventCountsEntry\x12\x34\n\x10\x66irst_event_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_event_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\rrecent_events\x18\x05 \x03(\x0b\x32\x13.headwater.v1.Event\x12\x33\n\nattributes\x18\x06 \x03(\x0b\x32\x1f.headwater.v1.AttributeInterest\x12)\n\taversions\x18\x07 \x03(\x0b\x32\x16.headwater.v1.Interest\x12<\n\x13\x61ttribute_aversions\x18\x08 \x03(\x0b\x32\x1f.headwater.v1.AttributeInterest\x12(\n\x08\x61\x63tivity\x18\t \x01(\x0b\x32\x16.headwater.v1.Activity\x1a\x32\n\x10\x45ventCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x91\x01\n\x08Interest\x12\x10\n\x08\x63\x61tegory\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x02\x12\x33\n\x0flast_event_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x12\x1a\n\x12strongest_item_ids\x18\x05 \x03(\t\"\xa4\x01\n\x11\x41ttributeInterest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05share\x18\x03 \x01(\x02\x12\x33\n\x0flast_event_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x05 \x01(\x03\x12\x1a\n\x12strongest_item_ids\x18\x06 \x03(\t\"\x99\x01\n\x08\x41\x63tivity\x12\x17\n\x0f\x65vents_last_day\x18\x01 \x01(\x03\x12\x18\n\x10\x65vents_last_week\x18\x02 \x01(\x03\x12\x1b\n\x13\x65vents_last_30_days\x18\x03 \x01(\x03\x12\x13\n\x0b\x61\x63tive_days\x18\x04 \x01(\x03\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x12\x16\n\x0e\x65vents_by_hour\x18\x06 \x03(\x03\"8\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nvisitor_id\x18\x02 \x01(\t\"\x85\x01\n\x12\x44\x65leteUserResponse\x12\x16\n\x0e\x65vents_deleted\x18\x01 \x01(\x03\x12\x1b\n\x13impressions_deleted\x18\x02 \x01(\x03\x12\x1a\n\x12linked_visitor_ids\x18\x03 \x03(\t\x12\x1e\n\x16\x66irst_clean_generation\x18\x04 \x01(\x03\x32\xaf\x01\n\x0bUserService\x12O\n\nGetProfile\x12\x1f.headwater.v1.GetProfileRequest\x1a .headwater.v1.GetProfileResponse\x12O\n\nDeleteUser\x12\x1f.headwater.v1.DeleteUserRequest\x1a .headwater.v1.DeleteUserResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETPROFILEREQUEST']._serialized_start=108
   _globals['_GETPROFILEREQUEST']._serialized_end=164
   _globals['_GETPROFILERESPONSE']._serialized_start=167
-  _globals['_GETPROFILERESPONSE']._serialized_end=506
-  _globals['_GETPROFILERESPONSE_EVENTCOUNTSENTRY']._serialized_start=456
-  _globals['_GETPROFILERESPONSE_EVENTCOUNTSENTRY']._serialized_end=506
-  _globals['_INTEREST']._serialized_start=508
-  _globals['_INTEREST']._serialized_end=551
-  _globals['_DELETEUSERREQUEST']._serialized_start=553
-  _globals['_DELETEUSERREQUEST']._serialized_end=609
-  _globals['_DELETEUSERRESPONSE']._serialized_start=612
-  _globals['_DELETEUSERRESPONSE']._serialized_end=745
-  _globals['_USERSERVICE']._serialized_start=748
-  _globals['_USERSERVICE']._serialized_end=923
+  _globals['_GETPROFILERESPONSE']._serialized_end=706
+  _globals['_GETPROFILERESPONSE_EVENTCOUNTSENTRY']._serialized_start=656
+  _globals['_GETPROFILERESPONSE_EVENTCOUNTSENTRY']._serialized_end=706
+  _globals['_INTEREST']._serialized_start=709
+  _globals['_INTEREST']._serialized_end=854
+  _globals['_ATTRIBUTEINTEREST']._serialized_start=857
+  _globals['_ATTRIBUTEINTEREST']._serialized_end=1021
+  _globals['_ACTIVITY']._serialized_start=1024
+  _globals['_ACTIVITY']._serialized_end=1177
+  _globals['_DELETEUSERREQUEST']._serialized_start=1179
+  _globals['_DELETEUSERREQUEST']._serialized_end=1235
+  _globals['_DELETEUSERRESPONSE']._serialized_start=1238
+  _globals['_DELETEUSERRESPONSE']._serialized_end=1371
+  _globals['_USERSERVICE']._serialized_start=1374
+  _globals['_USERSERVICE']._serialized_end=1549
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,10 @@ class GetProfileResponse(_message.Message):
     FIRST_EVENT_TIME_FIELD_NUMBER: _builtins.int
     LAST_EVENT_TIME_FIELD_NUMBER: _builtins.int
     RECENT_EVENTS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    AVERSIONS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_AVERSIONS_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interests(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interest]:
         """What the user turned to lately, strongest first: the categories of the recent history's items, by decayed weight."""
@@ -97,6 +101,24 @@ class GetProfileResponse(_message.Message):
     def recent_events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """The newest events, newest first, at most 20."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeInterest]:
+        """The same of attributes, strongest first, at most 20."""
+
+    @_builtins.property
+    def aversions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interest]:
+        """The categories of what the user turned away from: of the items of events that speak against them (a dislike, a
+        cancellation). They stand apart and take nothing from `interests`, as they take nothing from the source `category`.
+        """
+
+    @_builtins.property
+    def attribute_aversions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeInterest]:
+        """The same of attributes."""
+
+    @_builtins.property
+    def activity(self) -> Global___Activity:
+        """How active the user is; unset without events."""
+
     def __init__(
         self,
         *,
@@ -105,10 +127,14 @@ class GetProfileResponse(_message.Message):
         first_event_time: _timestamp_pb2.Timestamp | None = ...,
         last_event_time: _timestamp_pb2.Timestamp | None = ...,
         recent_events: _abc.Iterable[_event_pb2.Event] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeInterest] | None = ...,
+        aversions: _abc.Iterable[Global___Interest] | None = ...,
+        attribute_aversions: _abc.Iterable[Global___AttributeInterest] | None = ...,
+        activity: Global___Activity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["first_event_time", b"first_event_time", "last_event_time", b"last_event_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "first_event_time", b"first_event_time", "last_event_time", b"last_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_counts", b"event_counts", "first_event_time", b"first_event_time", "interests", b"interests", "last_event_time", b"last_event_time", "recent_events", b"recent_events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "attribute_aversions", b"attribute_aversions", "attributes", b"attributes", "aversions", b"aversions", "event_counts", b"event_counts", "first_event_time", b"first_event_time", "interests", b"interests", "last_event_time", b"last_event_time", "recent_events", b"recent_events"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -116,29 +142,135 @@ Global___GetProfileResponse: _TypeAlias = GetProfileResponse  # noqa: Y015
 
 @_typing.final
 class Interest(_message.Message):
-    """A category that a user turns to."""
+    """A category that a user turns to, or turns away from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CATEGORY_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_TIME_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    STRONGEST_ITEM_IDS_FIELD_NUMBER: _builtins.int
     category: _builtins.str
     """The category."""
     share: _builtins.float
-    """Its share of the recent history's weight, 0 to 1."""
+    """Its share of the recent history's weight, 0 to 1: of the weight of what speaks for items, or of what speaks against."""
+    event_count: _builtins.int
+    """How many events it rests on."""
+    @_builtins.property
+    def last_event_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of the events was that it rests on."""
+
+    @_builtins.property
+    def strongest_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The items of those that count most, strongest first, at most 3."""
+
     def __init__(
         self,
         *,
         category: _builtins.str = ...,
         share: _builtins.float = ...,
+        last_event_time: _timestamp_pb2.Timestamp | None = ...,
+        event_count: _builtins.int = ...,
+        strongest_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_event_time", b"last_event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "event_count", b"event_count", "last_event_time", b"last_event_time", "share", b"share", "strongest_item_ids", b"strongest_item_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Interest: _TypeAlias = Interest  # noqa: Y015
+
+@_typing.final
+class AttributeInterest(_message.Message):
+    """An attribute's value that a user turns to, or turns away from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    LAST_EVENT_TIME_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    STRONGEST_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The attribute."""
+    value: _builtins.str
+    """Its value."""
+    share: _builtins.float
+    """The value's share of the weight of all values of this attribute, 0 to 1."""
+    event_count: _builtins.int
+    """As Interest.event_count."""
+    @_builtins.property
+    def last_event_time(self) -> _timestamp_pb2.Timestamp:
+        """As Interest.last_event_time."""
+
+    @_builtins.property
+    def strongest_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As Interest.strongest_item_ids."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+        share: _builtins.float = ...,
+        last_event_time: _timestamp_pb2.Timestamp | None = ...,
+        event_count: _builtins.int = ...,
+        strongest_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_event_time", b"last_event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_count", b"event_count", "key", b"key", "last_event_time", b"last_event_time", "share", b"share", "strongest_item_ids", b"strongest_item_ids", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeInterest: _TypeAlias = AttributeInterest  # noqa: Y015
+
+@_typing.final
+class Activity(_message.Message):
+    """How active a user is, by the times of the events that the profile is made of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_LAST_DAY_FIELD_NUMBER: _builtins.int
+    EVENTS_LAST_WEEK_FIELD_NUMBER: _builtins.int
+    EVENTS_LAST_30_DAYS_FIELD_NUMBER: _builtins.int
+    ACTIVE_DAYS_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    EVENTS_BY_HOUR_FIELD_NUMBER: _builtins.int
+    events_last_day: _builtins.int
+    """Events of the last 24 hours."""
+    events_last_week: _builtins.int
+    """Events of the last 7 days."""
+    events_last_30_days: _builtins.int
+    """Events of the last 30 days."""
+    active_days: _builtins.int
+    """On how many different days (UTC) there were events."""
+    sessions: _builtins.int
+    """How many different sessions the events name; 0 when they name none."""
+    @_builtins.property
+    def events_by_hour(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many events there were in each hour of the day (UTC): 24 counts, from midnight on."""
+
+    def __init__(
+        self,
+        *,
+        events_last_day: _builtins.int = ...,
+        events_last_week: _builtins.int = ...,
+        events_last_30_days: _builtins.int = ...,
+        active_days: _builtins.int = ...,
+        sessions: _builtins.int = ...,
+        events_by_hour: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_days", b"active_days", "events_by_hour", b"events_by_hour", "events_last_30_days", b"events_last_30_days", "events_last_day", b"events_last_day", "events_last_week", b"events_last_week", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Activity: _TypeAlias = Activity  # noqa: Y015
 
 @_typing.final
 class DeleteUserRequest(_message.Message):

@@ -8,9 +8,12 @@ from google.protobuf.duration_pb2 import Duration
 
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater_server import convert
+from headwater_server.explanations.reasons import reasons
+from headwater_server.explanations.wording import wording_of
 from headwater_server.queries import RecommendQuery
 from headwater_server.recommender import Slate
 from headwater_server.rooms import Rooms
+from headwater_server.strategy import Candidate
 from headwater_server.tokens import PageToken
 
 _MAX_SERVED = 5000
@@ -38,13 +41,41 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
             item_id=candidate.item_id, score=candidate.score, rank=rank, sources=candidate.sources
         )
         if query.explain:
-            result.reasons.extend(rooms.recommender.reasons(candidate))
+            _explain(result, rooms, query, slate, candidate)
         if query.return_items and (item := rooms.view.items.get(candidate.item_id)) is not None:
             result.item.CopyFrom(convert.from_item(item))
     shown = (*served, *(candidate.item_id for candidate in slate.candidates))
     if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
         response.next_page_token = PageToken(rooms.tenant, manifest.number, slate.strategy.name, shown).seal()
     return response
+
+
+def _explain(
+    result: pb.RecommendedItem, rooms: Rooms, query: RecommendQuery, slate: Slate, candidate: Candidate
+) -> None:
+    for reason in reasons(
+        candidate,
+        slate.raisers.get(candidate.item_id, ()),
+        rooms.view.items,
+        lambda category: len(rooms.view.in_category(category)),
+        wording_of(query.locale),
+    ):
+        result.reasons.append(reason.text)
+        if reason.raiser is None:
+            result.explanations.add(kind=pb.EXPLANATION_KIND_SOURCE, source=reason.source)
+            continue
+        event = reason.raiser.event
+        result.explanations.add(
+            kind=pb.EXPLANATION_KIND_CONTEXT if reason.raiser.is_context else pb.EXPLANATION_KIND_EVENT,
+            item_id=event.item_id,
+            event_type=event.event_type,
+            query=event.query,
+            event_time=convert.from_time_us(event.event_time_us),
+            score_fall=reason.raiser.fall,
+            share=reason.raiser.share,
+            shared_categories=reason.shared_categories,
+            shared_attributes=reason.shared_attributes,
+        )
 
 
 def missing_parts(rooms: Rooms, parts: Sequence[str]) -> list[str]:

@@ -10,9 +10,10 @@ from headwater.v1 import user_service_pb2 as pb
 from headwater.v1 import user_service_pb2_grpc as pb_grpc
 from headwater_core.events import SubjectKind
 from headwater_core.feedback_log import subject_hash
-from headwater_server import convert, queries
+from headwater_server import queries
 from headwater_server.profiles import make_profile
 from headwater_server.rooms import Rooms
+from headwater_server.services.profile_response import profile_response
 
 MAX_PROFILE_EVENTS = 1000
 
@@ -33,15 +34,8 @@ class UserService(pb_grpc.UserServiceServicer):
         rooms = self._rooms
         owner = await rooms.in_database(rooms.log.resolve, subject)
         history = await rooms.in_database(rooms.log.history, owner, MAX_PROFILE_EVENTS)
-        profile = make_profile(history, rooms.view.items, rooms.event_types)
-        first_us, last_us = profile.first_event_time_us, profile.last_event_time_us
-        return pb.GetProfileResponse(
-            interests=[pb.Interest(category=category, share=share) for category, share in profile.interests],
-            event_counts=profile.event_counts,
-            first_event_time=None if first_us is None else convert.from_time_us(first_us),
-            last_event_time=None if last_us is None else convert.from_time_us(last_us),
-            recent_events=[convert.from_logged_event(logged) for logged in profile.recent_events],
-        )
+        profile = make_profile(history, rooms.view.items, rooms.event_types, rooms.now_us())
+        return profile_response(profile)
 
     async def DeleteUser(  # noqa: N802
         self, request: pb.DeleteUserRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -337,6 +337,8 @@ BAD_REQUESTS: list[tuple[Any, str]] = [
     (recommend(user_id=TOO_LONG), "user_id"),
     (recommend(visitor_id=TOO_LONG), "visitor_id"),
     (recommend(session_id=TOO_LONG), "session_id"),
+    (recommend(locale="de_CH"), "locale"),
+    (recommend(locale="en-" + "x" * 300), "locale"),
     (recommend(recent_events=[event()] * 201), "recent_events"),
     (recommend(recent_events=[event(), event(item_id="")]), "recent_events[1].item_id"),
     (recommend(recent_events=[event(value=float("nan"))]), "recent_events[0].value"),

@@ -187,7 +187,7 @@ async def test_what_others_went_on_to_is_recommended_and_says_so(
     slate = await recommendations.Recommend(request)
     assert set(ids(slate)[:2]) == {"love-04", "crime-04"}
     assert [list(result.sources) for result in slate.results] == [["co_visit"]] * 2 + [["tower"]] * 3
-    assert slate.results[0].reasons == ["others went on to this after what you did lately"]
+    assert slate.results[0].reasons[-1] == "others went on to this after what you did lately"
     await write(events, event("love-04"))
     slate = await recommendations.Recommend(request)
     assert ids(slate)[0] == "crime-04"

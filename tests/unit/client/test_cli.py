@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -61,6 +62,31 @@ def test_recommend(run: Callable[..., Any], run_json: Callable[..., Any], server
     assert [one["item_id"] for one in answer["items"]] == ["ronin"]
     assert answer["items"][0]["item"]["title"] == "Ronin" and answer["generation"] == 1
     assert run_json("recommend", "ada", "--include-seen", "--exclude", "ronin")["items"][0]["item_id"] == "heat"
+
+
+def test_recommend_in_a_language(run: Callable[..., Any], run_json: Callable[..., Any], server: FakeServer) -> None:
+    """`--locale` is sent along; explanations are in the JSON, each beside its sentence."""
+    answer = run_json("recommend", "bob", "--explain", "--locale", "de-CH")
+    assert server.calls_of("Recommend")[-1].locale == "de-CH"
+    assert [one["source"] for one in answer["items"][0]["explanations"]] == ["popular"]
+    assert answer["items"][0]["explanations"][0]["kind"] == "EXPLANATION_KIND_SOURCE"
+    refused = run("recommend", "bob", "--locale", "de_CH")
+    assert refused.exit_code == 1 and "locale" in refused.stderr
+
+
+def test_profile(run: Callable[..., Any], run_json: Callable[..., Any], server: FakeServer) -> None:
+    """`profile` shows what a user turns to and away from, and what that rests on; one of user and visitor is needed."""
+    with Client(server.address) as client:
+        client.upsert_items([item("up", title="Up", categories=["Family"], attributes={"studio": "Pixar"})])
+        client.write(event("hide", user_id="ada", item_id="up"))
+    shown = run("profile", "ada").stdout
+    for line in ("turns to +Crime +1.0000 +1 .* heat", "turns away from +studio: Pixar +1.0000 +1 .* up"):
+        assert re.search(line, shown), line
+    assert "events: 1 hide, 1 like" in shown and "week: 2, 30 days: 2" in shown
+    found = run_json("profile", "ada")
+    assert found["interests"][0]["strongest_item_ids"] == ["heat"] and found["activity"]["events_last_week"] == 2
+    assert run("profile", "nobody").stdout.strip() == "no events"
+    assert run("profile").exit_code == run("profile", "ada", "--visitor", "cookie").exit_code == 2
 
 
 def test_similar(run: Callable[..., Any], run_json: Callable[..., Any]) -> None:

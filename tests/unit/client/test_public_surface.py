@@ -81,7 +81,7 @@ def test_every_command_is_documented() -> None:
         "recommend", "similar", "search", "write", "import-events", "import-items", "generations", "rollback",
         "set-label", "delete-user", "health", "outcomes", "strategies list", "strategies show", "strategies put",
         "strategies delete", "strategies versions", "strategies preview", "experiments list", "experiments show",
-        "experiments put", "experiments delete",
+        "experiments put", "experiments delete", "profile",
     }  # fmt: skip
     for name, command in commands:
         assert command.callback is not None and command.callback.__doc__, name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import grpc
 
@@ -10,9 +11,14 @@ from headwater.v1 import recommendation_service_pb2 as recommendations
 from headwater_client.testing._answers.core import Answers, Refusal, check_token, invalid, offset_of, page_size
 from headwater_client.testing._state import FakeState
 
+_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8})*")
+_POPULAR = recommendations.Explanation(kind=recommendations.EXPLANATION_KIND_SOURCE, source="popular")
+
 
 def recommend(state: FakeState, request: recommendations.RecommendRequest) -> recommendations.RecommendResponse:
     check_token(state, request.min_consistency_token)
+    if request.locale and not _TAG.fullmatch(request.locale):
+        raise invalid(f"locale: {request.locale!r} is no BCP 47 language tag")
     generation = state.stable().number
     if request.WhichOneof("target") == "generation" and request.generation not in state.generations:
         raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, f"generation: {request.generation} is not loaded")
@@ -38,6 +44,7 @@ def recommend(state: FakeState, request: recommendations.RecommendRequest) -> re
                 rank=rank,
                 sources=["popular"],
                 reasons=["popular now"] if request.explain else [],
+                explanations=[_POPULAR] if request.explain else [],
                 item=state.items[item_id] if request.return_items else None,
             )
             for rank, item_id in enumerate(ordered[start:end], start=start + 1)
