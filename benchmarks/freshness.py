@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from installations import installation_class
+from installations import installation_class, wait_until_serving
 
-from headwater_client import Client, HeadwaterError, HealthStatus, event, item
+from headwater_client import Client, HeadwaterError, event, item
 
 MOVIELENS = Path(__file__).resolve().parents[1] / "examples" / "movielens"
 _SAMPLE_S = 10.0
@@ -100,7 +100,8 @@ def main() -> int:
         first.start_updater()
         addresses = [first.address, second.address]
         for address in addresses:
-            _wait_until_serving(address)
+            with Client(address) as client:
+                wait_until_serving(client)
         run = Run()
         loops = [
             threading.Thread(target=loop, args=(run, addresses, *more), daemon=True)
@@ -279,15 +280,6 @@ def _slope_per_minute(samples: Sequence[float]) -> float:
     if len(samples) < 2:
         return 0.0
     return round(float(np.polyfit(np.arange(len(samples)), samples, 1)[0]) * 60 / _SAMPLE_S, 3)
-
-
-def _wait_until_serving(address: str) -> None:
-    deadline = time.monotonic() + 120
-    with Client(address) as client:
-        while client.health() is not HealthStatus.SERVING:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{address} has no generation in service after 120 s")
-            time.sleep(0.1)
 
 
 def _memory_mib(process: int) -> float:

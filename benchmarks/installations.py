@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 from typing import Any
 
+from headwater_client import Client, HealthStatus
+
+_PATIENCE_S = 120
 PROCESSES = Path(__file__).resolve().parents[1] / "examples" / "processes.py"
 
 
@@ -17,3 +21,16 @@ def installation_class() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.Installation
+
+
+def wait_until_serving(client: Client) -> None:
+    """Wait until a server has a generation in service.
+
+    Raises:
+        RuntimeError: it took too long.
+    """
+    deadline_s = time.monotonic() + _PATIENCE_S
+    while client.health() is not HealthStatus.SERVING:
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"no generation in service after {_PATIENCE_S} s")
+        time.sleep(0.1)

@@ -34,9 +34,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from installations import installation_class
+from installations import installation_class, wait_until_serving
 
-from headwater_client import Client, HealthStatus, event, item
+from headwater_client import Client, event, item
 
 MOVIELENS = Path(__file__).resolve().parents[2] / "examples" / "movielens"
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -159,7 +159,7 @@ def main() -> int:
             installation.run("headwater", "import-events", str(MOVIELENS / "events.csv.gz"))
             installation.run("headwater-updater", "bootstrap")
         with Client(installation.address) as client:
-            _wait_until_serving(client)
+            wait_until_serving(client)
             earned, phases = simulate(client, arguments)
     found = summary(earned, phases, arguments.day)
     _show(found)
@@ -291,14 +291,6 @@ def _films() -> list[tuple[str, list[str]]]:
     with gzip.open(MOVIELENS / "items.csv.gz", "rt") as file:
         rows = [(row["item_id"], row["categories"].split("|")) for row in csv.DictReader(file)]
     return [(film, genres) for film, genres in rows if genres != [""]]
-
-
-def _wait_until_serving(client: Client) -> None:
-    deadline = time.monotonic() + 120
-    while client.health() is not HealthStatus.SERVING:
-        if time.monotonic() > deadline:
-            raise RuntimeError("no generation in service after 120 s")
-        time.sleep(0.1)
 
 
 def _show(found: dict[str, Any]) -> None:

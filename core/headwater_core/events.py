@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from headwater_core.errors import InvalidFieldError
+from headwater_core.names import check_name
 
 MAX_ID_BYTES = 256
 MAX_QUERY_CHARS = 1024
@@ -84,8 +84,6 @@ BUILT_IN_EVENT_TYPES: Mapping[str, EventType] = MappingProxyType(
         )
     }
 )
-
-_TYPE_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +198,7 @@ def check_event_type(event_type: EventType) -> None:
     Raises:
         InvalidFieldError: naming the field of the type.
     """
-    if not _TYPE_NAME.fullmatch(event_type.name):
-        raise InvalidFieldError("name", "must be 1 to 64 characters of a-z, 0-9, _ and -")
+    check_name(event_type.name)
     if not 0.0 <= event_type.weight <= 100.0:
         raise InvalidFieldError("weight", f"is {event_type.weight}; must be from 0 to 100")
     for name in ("value_min", "value_max"):

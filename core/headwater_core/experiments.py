@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from headwater_core.documents import Document, Part, refuse_repeated
 from headwater_core.errors import InvalidFieldError
+from headwater_core.names import NAME_PATTERN
 from headwater_core.strategies import DEFAULT
 
 KIND = "experiment"
@@ -25,7 +26,7 @@ MAX_ARMS = 20
 MAX_SEGMENT_CHARS = 64
 _SUM_TOLERANCE = 1e-6
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -103,6 +104,8 @@ class Experiment(Document):
 
     def segment(self, n_events: int, surface: str, context: Mapping[str, str]) -> str:
         """Which of the segments a request is of. Args: n_events: as many as the user's history has."""
+        if not self.segment_by:
+            return ""
         if self.segment_by == ACTIVITY:
             return NEW if n_events < NEW_BELOW_EVENTS else RETURNING
         if self.segment_by == SURFACE:

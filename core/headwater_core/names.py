@@ -7,6 +7,7 @@ import re
 from headwater_core.errors import InvalidFieldError
 
 MAX_NAME_CHARS = 64
+NAME_PATTERN = r"^[a-z0-9_-]{1,64}$"
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 

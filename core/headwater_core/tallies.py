@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Table, delete, func, select, update
 
 from headwater_core.allocation import Record
 from headwater_core.database import Database, advance, insert
@@ -138,20 +138,17 @@ def _fade(connection: Connection, tenant: str, experiment: str, segment: str, fa
 
 def _add_to_arm(connection: Connection, tenant: str, key: tuple[str, str, str], total: Record, recent: Record) -> None:
     names = dict(zip(("experiment", "segment", "arm"), key, strict=True))
-    added: Mapping[str, float] = {
-        "slates": total.slates,
-        "reward": total.reward,
-        "recent_slates": recent.slates,
-        "recent_reward": recent.reward,
-    }
-    statement = insert(connection, experiment_arms).values(tenant=tenant, **names, **added)
-    more = {name: experiment_arms.c[name] + statement.excluded[name] for name in added}
-    connection.execute(statement.on_conflict_do_update(index_elements=["tenant", *names], set_=more))
+    recents = {"recent_slates": recent.slates, "recent_reward": recent.reward}
+    _add(connection, experiment_arms, {"tenant": tenant, **names}, {**total._asdict(), **recents})
 
 
 def _add_to_user(connection: Connection, tenant: str, key: tuple[str, str, bytes], total: Record) -> None:
     names = dict(zip(("experiment", "arm", "subject_hash"), key, strict=True))
-    added: Mapping[str, float] = {"slates": total.slates, "reward": total.reward}
-    statement = insert(connection, experiment_users).values(tenant=tenant, **names, **added)
-    more = {name: experiment_users.c[name] + statement.excluded[name] for name in added}
-    connection.execute(statement.on_conflict_do_update(index_elements=["tenant", *names], set_=more))
+    _add(connection, experiment_users, {"tenant": tenant, **names}, total._asdict())
+
+
+def _add(connection: Connection, table: Table, key: Mapping[str, object], added: Mapping[str, float]) -> None:
+    """Add to a row's counts; one that is not there yet begins at 0."""
+    statement = insert(connection, table).values(**key, **added)
+    more = {name: table.c[name] + statement.excluded[name] for name in added}
+    connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=more))

@@ -75,12 +75,11 @@ class ExperimentBook:
         for name, experiment in self._experiments.items():
             if not experiment.takes(surface):
                 continue
+            segment = experiment.segment(n_events, surface, context)
+            shares = self.shares(name, segment)
             if experiment.allocation == FIXED:
-                shares = [arm.share for arm in experiment.arms]
-                place, segment = by_hash(key or uuid.uuid4().hex, name, shares), ""
+                place = by_hash(key or uuid.uuid4().hex, name, shares)
             else:
-                segment = experiment.segment(n_events, surface, context)
-                shares = list(self.shares(name, segment))
                 (place,) = self._chance.choices(range(len(shares)), shares)
             arm = experiment.arms[place]
             return Assigned(arm, Assignment(name, arm.name, segment, shares[place], experiment.learning_half_life))

@@ -101,7 +101,7 @@ def make_profile(
     for age, logged in enumerate(reversed(history)):
         event_type, item = event_types.get(logged.event.event_type), items.get(logged.event.item_id)
         if event_type is not None and event_type.weight > 0 and item is not None:
-            weight = event_type.weight * 0.5 ** (age / _HALF_LIFE_EVENTS)
+            weight = event_type.weight * faded(age)
             voices[event_type.is_negative].append(_Voice(weight, _time_us(logged), item))
     times_us = [_time_us(logged) for logged in history]
     return Profile(
@@ -113,6 +113,11 @@ def make_profile(
         last_event_time_us=max(times_us, default=None),
         recent_events=list(reversed(history))[:MAX_RECENT_EVENTS],
     )
+
+
+def faded(age: int) -> float:
+    """What an event still counts after so many later ones, where it is asked what a user turns to."""
+    return float(0.5 ** (age / _HALF_LIFE_EVENTS))
 
 
 def _affinities(voices: Iterable[_Voice]) -> list[Affinity]:

@@ -188,10 +188,7 @@ def audience(
             raise error.within(f"recent_events[{index}]") from error
         if event_types[event.event_type].in_history:
             recent.append(_inline(event, now_us))
-    min_position = 0
-    if min_consistency_token:
-        min_position = ConsistencyToken.open(min_consistency_token, "min_consistency_token", tenant).position
-    return Audience(subject_of(user_id, visitor_id), tuple(recent), min_position)
+    return Audience(subject_of(user_id, visitor_id), tuple(recent), _min_position(min_consistency_token, tenant))
 
 
 def recommend_query(
@@ -257,9 +254,7 @@ def search_query(message: pb.SearchItemsRequest, tenant: str) -> SearchQuery:
     if not message.query.strip():
         raise InvalidFieldError("query", "must not be empty")
     check_query(message.query)
-    min_position = 0
-    if message.min_consistency_token:
-        min_position = ConsistencyToken.open(message.min_consistency_token, "min_consistency_token", tenant).position
+    min_position = _min_position(message.min_consistency_token, tenant)
     return SearchQuery(
         text=message.query,
         audience=Audience(subject_of(message.user_id, message.visitor_id), min_position=min_position),
@@ -267,6 +262,11 @@ def search_query(message: pb.SearchItemsRequest, tenant: str) -> SearchQuery:
         item_filter=item_filter(message.filter, message.exclude_item_ids),
         return_items=message.return_items,
     )
+
+
+def _min_position(token: str, tenant: str) -> int:
+    """Up to where an answer must have seen the log; 0 without a token."""
+    return ConsistencyToken.open(token, "min_consistency_token", tenant).position if token else 0
 
 
 def _inline(event: Event, now_us: int) -> HistoryEvent:

@@ -182,8 +182,8 @@ class Recommender:
         if query.exclude_seen:
             excluded.update(known.seen_item_ids, (event.item_id for event in known.history))
         if known.state is not None:
-            excluded.update(known.state.unwanted_item_ids)  # also what lies further back than the history
-        excluded.update(event.item_id for event in known.history if event.event_type in NEVER_AGAIN)
+            excluded.update(known.state.unwanted_item_ids)
+        excluded.update(event.item_id for event in query.audience.recent_events if event.event_type in NEVER_AGAIN)
         return dataclasses.replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
 
     async def _asked(
@@ -200,12 +200,7 @@ class Recommender:
         history = known.history + tuple(
             HistoryEvent(0, now_us, _CONTEXT_EVENT, item_id) for item_id in query.context_item_ids if item_id in items
         )
-        if known.state is not None and known.is_stored_only and not query.context_item_ids:
-            interests = await self._embedder.of_state(generation, known.state)
-        elif history:
-            interests = await self._embedder.of_history(generation, history)
-        else:
-            interests = generation.items.no_interests()
+        interests = await self._interests(generation, known, history)
         missing = list(known.degraded_parts)
         if self._query_features.is_failing and any(event.query for event in history):
             missing.append(QUERIES_UNAVAILABLE)
@@ -309,7 +304,7 @@ class Recommender:
         known = await self.known(audience)
         if known.degraded_parts:
             raise DatabaseUnavailableError("the history cannot be read now")
-        return generation, await self._interests(generation, known), known.history
+        return generation, await self._interests(generation, known, known.history), known.history
 
     async def by_taste(self, audience: Audience, known: Known, item_ids: Sequence[str]) -> tuple[int, list[str]]:
         """The generation that answers (0: none is loaded), and those of the items that it can score, best first.
@@ -320,7 +315,7 @@ class Recommender:
             generation = self._generations.serving(audience.subject)
         except NotReadyError:
             return 0, []
-        interests = await self._interests(generation, known)
+        interests = await self._interests(generation, known, known.history)
         if not len(interests):
             return generation.number, []
 
@@ -378,11 +373,12 @@ class Recommender:
         except InvalidFieldError:
             return self._strategies.of("")  # it was deleted meanwhile: the user is answered all the same
 
-    async def _interests(self, generation: ServingGeneration, known: Known) -> Vectors:
-        if known.state is not None and known.is_stored_only:
+    async def _interests(self, generation: ServingGeneration, known: Known, history: Sequence[HistoryEvent]) -> Vectors:
+        """The interests (K, d) of a history that begins with what is known; the stored one's are kept."""
+        if known.state is not None and known.is_stored_only and len(history) == len(known.history):
             return await self._embedder.of_state(generation, known.state)
-        if known.history:
-            return await self._embedder.of_history(generation, known.history)
+        if history:
+            return await self._embedder.of_history(generation, history)
         return generation.items.no_interests()
 
     def _generation(self, query: RecommendQuery, arm_label: str = "") -> ServingGeneration:

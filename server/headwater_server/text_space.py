@@ -1,7 +1,7 @@
 """The items' texts as a query finds them: their features, before any tower. The vector half of search.
 
 What a tower makes of a text says what its readers like, not what it says: searched there, a film's own title finds it
-among the first ten in 7 of 100 cases (docs/search.md). Independent of generations, so new items are found at once.
+among the first ten in 5 of 100 cases (docs/search.md). Independent of generations, so new items are found at once.
 """
 
 from __future__ import annotations

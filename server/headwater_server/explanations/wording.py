@@ -78,8 +78,10 @@ def wording_of(locale: str) -> Wording:
 
 def unspoken(locale: str) -> list[str]:
     """What the caller should know of a checked locale: nothing where there are sentences in its language."""
+    if not locale:
+        return []
     used = wording_of(locale).locale
-    if not locale or used.partition("-")[0] == locale.lower().partition("-")[0]:
+    if used.partition("-")[0] == locale.lower().partition("-")[0]:
         return []
     return [f"locale: there are no sentences in {locale!r}; they are in {used!r}"]
 

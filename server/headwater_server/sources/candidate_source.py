@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+from headwater_core.co_visits import Bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.shards import Vectors
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.serving_generation import ServingGeneration
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Asked:
     """One request, as sources see it."""
 
@@ -34,6 +36,11 @@ class Asked:
     """How much each source counts in a blend."""
     event_weights: Mapping[str, float] = field(default_factory=dict)
     """How much an event of a type says about what its user turns to; 0 where it speaks against its item."""
+
+    @functools.cached_property
+    def gains(self) -> Bonuses:
+        """What is added to the towers' scores, by row; worked out once, whichever sources read it."""
+        return self.generation.gains(self.space, self.history, self.weights)
 
 
 class CandidateSource(Protocol):

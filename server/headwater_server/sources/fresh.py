@@ -21,6 +21,5 @@ class FreshSource:
 
     def propose(self, asked: Asked, k: int) -> list[Found]:
         """See `CandidateSource`."""
-        bonuses = asked.generation.gains(asked.space, asked.history, asked.weights)
-        found = asked.space.fitting_new(asked.interests, k, self._top_share, asked.passes, bonuses)
+        found = asked.space.fitting_new(asked.interests, k, self._top_share, asked.passes, asked.gains)
         return [Found(each.item_id, each.score, self.name) for each in found]

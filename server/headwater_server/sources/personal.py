@@ -60,8 +60,7 @@ class BlendSource:
         """See `CandidateSource`."""
         only = None if asked.only is None else filter(asked.passes, asked.only)
         interests = asked.interests * np.float32(asked.weights.get(TOWER, 1.0))
-        bonuses = asked.generation.gains(asked.space, asked.history, asked.weights)
-        return asked.space.retrieve(interests, k, asked.passes, only, asked.excluded, bonuses)
+        return asked.space.retrieve(interests, k, asked.passes, only, asked.excluded, asked.gains)
 
 
 def _strongest(bonuses: Bonuses, asked: Asked, k: int, name: str) -> list[Found]:

@@ -11,11 +11,11 @@ from headwater_core.strategies import CATEGORY, POPULAR
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.item_space import Found
 from headwater_server.popularity import RecentPopularity
+from headwater_server.profiles import faded
 from headwater_server.sources.candidate_source import Asked
 
 _CATEGORIES = 3
 """So many of the user's categories are looked into, the strongest."""
-_HALF_LIFE_EVENTS = 20
 
 
 class PopularSource:
@@ -61,11 +61,11 @@ class CategorySource:
         return [Found(item_id, scores[item_id], self.name) for item_id in itertools.islice(passing, k)]
 
     def _affinities(self, asked: Asked) -> dict[str, float]:
-        """How much the user turns to each category: an event twenty events back counts half."""
+        """How much the user turns to each category, as profiles count it."""
         found: defaultdict[str, float] = defaultdict(float)
         for age, event in enumerate(reversed(asked.history)):
             item = self._view.items.get(event.item_id)
-            weight = asked.event_weights.get(event.event_type, 0.0) * 0.5 ** (age / _HALF_LIFE_EVENTS)
+            weight = asked.event_weights.get(event.event_type, 0.0) * faded(age)
             categories = item.categories if item is not None and weight else ()
             for category in categories:
                 found[category] += weight / len(categories)
