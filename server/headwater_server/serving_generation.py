@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -56,6 +55,7 @@ class ServingGeneration:
         load_state(self._user_tower, loaded.user_tower)
         load_state(self._item_feature_tower, loaded.item_tower)
         load_state(self._joint_heads, loaded.joint_heads)
+        self._known = loaded.table.item_ids()
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
         self._trend = trend_bonuses(loaded.trend, loaded.blend)
@@ -125,8 +125,8 @@ class ServingGeneration:
         return items.inherited(self.bonuses(history, weights)).joined(trend)
 
     def _bonuses(self, history: Sequence[HistoryEvent], blend: Blend) -> Bonuses:
-        known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
-        return self._co_visits.bonuses(list(itertools.islice(known, REPEAT_EVENTS)), blend)
+        known = [event.item_id for event in reversed(history) if event.item_id in self._known]
+        return self._co_visits.bonuses(known[:REPEAT_EVENTS], blend)
 
     def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
         try:
