@@ -37,6 +37,7 @@ from headwater_server.explanations.wording import unspoken
 from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.fusion import Ranking, fuse
 from headwater_server.item_space import Found, ItemSpace
+from headwater_server.kept_slates import Basis, KeptSlate, keep, kept, may_keep
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import Generations
@@ -67,7 +68,7 @@ class Slate:
 
     generation: ServingGeneration
     strategy: NamedStrategy
-    candidates: list[Candidate]
+    candidates: Sequence[Candidate]
     has_more: bool
     degraded_parts: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -75,6 +76,8 @@ class Slate:
     """The experiment's arm that answered; None: no experiment took the request."""
     raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
     """The events that raised each item, where that was asked for."""
+    is_kept: bool = False
+    """Whether it was given before, on the same basis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,10 @@ class Recommender:
         strategy = named.strategy
         generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
+        assignment = assigned.assignment if assigned else None
+        basis = self._basis(query, known, generation, named)
+        if basis is not None and (again := self._kept(known, basis)) is not None:
+            return Slate(generation, named, again.candidates, again.has_more, [], notices, assignment, is_kept=True)
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
         wanted = query.page_size + 1  # one more tells whether there is a next page
@@ -172,8 +179,37 @@ class Recommender:
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
-        assignment = assigned.assignment if assigned else None
+        if basis is not None and known.state is not None and may_keep(gathered.proposals, missing):
+            keep(known.state.slates, KeptSlate(basis, slate, has_more))
         return Slate(generation, named, slate, has_more, missing, notices, assignment, raised)
+
+    def _basis(
+        self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
+    ) -> Basis | None:
+        """What the answer rests on; None where it rests on more than that, too."""
+        if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain:
+            return None
+        return Basis(
+            known.state.version,
+            generation.number,
+            generation.items.version,
+            self._view.revision,
+            named,
+            query.page_size,
+            query.page,
+            query.item_filter,
+            query.exclude_seen,
+            query.diversity,
+        )
+
+    def _kept(self, known: Known, basis: Basis) -> KeptSlate | None:
+        """The answer that was given before on the same basis, if it holds still."""
+        slate = kept(known.state.slates, basis) if known.state is not None else None
+        if slate is None:
+            return None
+        now_us, items = self._now_us(), self._view.items
+        holds = all(basis.item_filter.passes(items.get(each.item_id), now_us) for each in slate.candidates)
+        return slate if holds else None
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)

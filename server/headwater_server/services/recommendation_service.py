@@ -182,6 +182,8 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
 
     def _count(self, query: RecommendQuery, slate: Slate) -> None:
         metrics = self._rooms.metrics
+        if slate.is_kept:
+            metrics.slates_kept.inc()
         if slate.assignment is not None:
             metrics.slates.labels(slate.assignment.experiment, slate.assignment.arm).inc()
         first = 1 + (len(query.page.served_item_ids) if query.page is not None else 0)
