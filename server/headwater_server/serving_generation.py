@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from headwater_core.co_visits import REPEAT_EVENTS, Blend, Bonuses, trend_bonuses
+from headwater_core.dislikes import voters
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
@@ -56,6 +57,7 @@ class ServingGeneration:
         load_state(self._item_feature_tower, loaded.item_tower)
         load_state(self._joint_heads, loaded.joint_heads)
         self._known = loaded.table.item_ids()
+        self._negative_types = frozenset(self.config.negative_types)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
         self._trend = trend_bonuses(loaded.trend, loaded.blend)
@@ -125,8 +127,12 @@ class ServingGeneration:
         return items.inherited(self.bonuses(history, weights)).joined(trend)
 
     def _bonuses(self, history: Sequence[HistoryEvent], blend: Blend) -> Bonuses:
-        known = [event.item_id for event in reversed(history) if event.item_id in self._known]
-        return self._co_visits.bonuses(known[:REPEAT_EVENTS], blend)
+        known = [event for event in reversed(history) if event.item_id in self._known]
+        item_ids = [event.item_id for event in known]
+        against = [event.event_type in self._negative_types for event in known]
+        if any(against):
+            item_ids = [item_ids[at] for at in voters(item_ids, against)]
+        return self._co_visits.bonuses(item_ids[:REPEAT_EVENTS], blend)
 
     def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
         try:

@@ -44,11 +44,11 @@ async def test_full_collections_go_on_by_the_clock(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(garbage, "_REST_PER_COST", 0)
     garbage.take_over()
     old = Knot()
-    knot = weakref.ref(old)
+    freed = asyncio.Event()
+    weakref.finalize(old, freed.set)
     gc.collect(1)
     gc.collect(1)
     del old
     task = asyncio.create_task(garbage.collect_seldom())
-    while knot() is not None:
-        await asyncio.sleep(0)
+    await freed.wait()
     task.cancel()
