@@ -6,12 +6,20 @@ it again does not. The same functions serve, validate and evaluate.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
+Key = TypeVar("Key", bound=Hashable)
 
-Vectors = npt.NDArray[np.float32]
+DISLIKES = 20
+"""So many of a user's latest dislikes are looked at."""
+_SHARE = 0.3
+"""How much of what can be taken off at most one dislike of something just alike takes."""
+_HALF_LIFE = 20
+"""After so many later dislikes one takes half as much."""
+_SHARPNESS = 4
+"""Likeness counts to this power: what shares one category of four is hardly alike."""
 
 
 def voters(items: Sequence[Hashable], against: Sequence[bool]) -> list[int]:
@@ -25,3 +33,32 @@ def voters(items: Sequence[Hashable], against: Sequence[bool]) -> list[int]:
     for item, is_against in zip(items, against, strict=True):
         latest.setdefault(item, is_against)
     return [at for at, item in enumerate(items) if not (latest[item] or against[at])]
+
+
+def disliked(items: Iterable[Key], against: Iterable[bool]) -> Iterator[Key]:
+    """The different items that the user dislikes now, the latest dislike first. Args: as `voters`."""
+    met: set[Key] = set()
+    for item, is_against in zip(items, against, strict=True):
+        if is_against and item not in met:
+            yield item
+        met.add(item)
+
+
+def aversion(categories: Collection[str], averse: Sequence[frozenset[str]]) -> float:
+    """How much speaks against an item of these categories: 0, nothing, to 1.
+
+    Each dislike says no with a probability of its own (noisy or): the more categories both items share (cosine) and
+    the fresher it is, the higher. Categories tell better than vectors, which follow what is watched together, liked or
+    not (docs/strategy.md has the figures).
+
+    Args:
+        categories: the item's.
+        averse: the categories of each disliked item, the latest dislike first.
+    """
+    own = frozenset(categories)
+    kept = 1.0
+    for age, theirs in enumerate(averse):
+        if shared := len(own & theirs):
+            likeness = shared / math.sqrt(len(own) * len(theirs))
+            kept *= 1.0 - _SHARE * 0.5 ** (age / _HALF_LIFE) * likeness**_SHARPNESS
+    return 1.0 - kept

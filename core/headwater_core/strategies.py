@@ -101,6 +101,9 @@ class Strategy(Document):
     pins: tuple[Pin, ...] = Field(default=(), max_length=MAX_RULES)
     diversity: float = Field(default=0.0, ge=0.0, le=1.0)
     """As RecommendRequest.diversity, where a request says nothing."""
+    dislikes: float = Field(default=4.0, ge=0.0, le=10.0)
+    """How far what is like disliked items is lowered: it counts e^-dislikes times as much at the least. 0: not at
+    all."""
     event_weights: Mapping[str, float] = Field(default_factory=dict, max_length=MAX_RULES)
     """How much an event of a type says about the categories that its user turns to. Left out: as the type says."""
     budget_ms: int = Field(default=500, ge=1, le=10_000)

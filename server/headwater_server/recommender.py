@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from headwater_core.catalogue import Item
+from headwater_core.dislikes import DISLIKES, disliked
 from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent
 from headwater_core.experiments import Assignment
@@ -44,7 +46,7 @@ from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.sources.candidate_source import Asked
 from headwater_server.sources.gathering import Gathered, Gathering
-from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, pin
+from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, lower, pin
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
@@ -165,10 +167,14 @@ class Recommender:
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
         wanted = query.page_size + 1  # one more tells whether there is a next page
-        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps
+        averse_to = self._disliked(asked.history) if strategy.dislikes else []
+        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps or averse_to
         pool = wanted * (_POOL if is_reordered else 1)
         while True:
             gathered, ranked = await self._ranked(strategy, asked, pool)
+            if averse_to:
+                is_log = strategy.ranking == BLEND
+                ranked = lower(ranked, averse_to, strategy.dislikes, self._view.items, is_log=is_log)
             slate = self._composed(query, strategy, asked, gathered, ranked)
             if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
                 break
@@ -301,6 +307,19 @@ class Recommender:
         if strategy.pins and query.page is None:
             slate = pin(slate, [each for each in strategy.pins if asked.passes(each.item_id)])
         return cap(slate, strategy.caps, self._view.items, size)
+
+    def _disliked(self, history: Sequence[HistoryEvent]) -> list[Item]:
+        """The items that the history dislikes, the latest dislike first."""
+        event_types = self._event_types()
+        negative = {name for name, event_type in event_types.items() if event_type.is_negative}
+        if not any(event.event_type in negative for event in history):
+            return []
+        latest_first = [event for event in reversed(history) if event.item_id and event.event_type in event_types]
+        found = disliked(
+            (event.item_id for event in latest_first), (event.event_type in negative for event in latest_first)
+        )
+        items = (self._view.items.get(item_id) for item_id in itertools.islice(found, DISLIKES))
+        return [item for item in items if item is not None]
 
     def _diversity(self, query: RecommendQuery, strategy: Strategy) -> float:
         return strategy.diversity if query.diversity is None else query.diversity

@@ -55,6 +55,7 @@ class Strategy(_message.Message):
     DIVERSITY_FIELD_NUMBER: _builtins.int
     EVENT_WEIGHTS_FIELD_NUMBER: _builtins.int
     BUDGET_MS_FIELD_NUMBER: _builtins.int
+    DISLIKES_FIELD_NUMBER: _builtins.int
     ranking: _builtins.str
     """How proposals are ordered: `blend` (the default) by the sum of the sources' scores, as the generation's blend weighs
     them (needs `tower`); `ranks` by reciprocal-rank fusion of the sources' lists.
@@ -64,6 +65,10 @@ class Strategy(_message.Message):
     budget_ms: _builtins.int
     """How long the sources may take together, in milliseconds, 1 to 10,000: what is late is left out, and the answer's
     degraded_reasons name it. Default 500.
+    """
+    dislikes: _builtins.float
+    """How far what is like the items that a user dislikes is lowered, 0 (not at all) to 10: it counts e^-dislikes times as
+    much at the least. The disliked items themselves are never shown. Default 4.
     """
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrategySource]:
@@ -103,14 +108,20 @@ class Strategy(_message.Message):
         diversity: _builtins.float = ...,
         event_weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         budget_ms: _builtins.int | None = ...,
+        dislikes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "budget_ms", b"budget_ms", "only", b"only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "_dislikes", b"_dislikes", "budget_ms", b"budget_ms", "dislikes", b"dislikes", "only", b"only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "boosts", b"boosts", "budget_ms", b"budget_ms", "caps", b"caps", "diversity", b"diversity", "event_weights", b"event_weights", "only", b"only", "pins", b"pins", "ranking", b"ranking", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "_dislikes", b"_dislikes", "boosts", b"boosts", "budget_ms", b"budget_ms", "caps", b"caps", "dislikes", b"dislikes", "diversity", b"diversity", "event_weights", b"event_weights", "only", b"only", "pins", b"pins", "ranking", b"ranking", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_ms: _TypeAlias = _typing.Literal["budget_ms"]  # noqa: Y015
     _WhichOneofArgType__budget_ms: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms"]  # noqa: Y015
+    _WhichOneofReturnType__dislikes: _TypeAlias = _typing.Literal["dislikes"]  # noqa: Y015
+    _WhichOneofArgType__dislikes: _TypeAlias = _typing.Literal["_dislikes", b"_dislikes"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_ms) -> _WhichOneofReturnType__budget_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dislikes) -> _WhichOneofReturnType__dislikes | None: ...
 
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
