@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from headwater_core.dislikes import DISLIKES, disliked
 from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent
 from headwater_core.experiments import Assignment
+from headwater_core.ranker import Features
 from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
 from headwater_core.strategies import (
@@ -25,11 +26,14 @@ from headwater_core.strategies import (
     CO_VISIT,
     CONTEXT,
     FRESH,
+    LEARNED,
     RANKS,
     REPEAT,
+    TEXT,
     TOWER,
     Strategy,
 )
+from headwater_server.candidate_features import CandidateFeatures
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
@@ -59,7 +63,10 @@ _POOL = 5
 """Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
 _BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
 """What proposes nothing that the blend leaves out."""
-_BY_HISTORY = frozenset({TOWER, CO_VISIT, REPEAT, CONTEXT, FRESH})
+_LOGARITHMIC = frozenset({BLEND, LEARNED})
+"""Rankings whose scores are logarithms of what boosts multiply."""
+_NOTHING_LEARNED = "strategy.ranking: no ranker is learned yet; by ranks until then"
+_BY_HISTORY = frozenset({TOWER, CO_VISIT, REPEAT, CONTEXT, FRESH, TEXT})
 """What proposes items by their scores for a history."""
 log = structlog.get_logger(__name__)
 
@@ -78,6 +85,8 @@ class Slate:
     """The experiment's arm that answered; None: no experiment took the request."""
     raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
     """The events that raised each item, where that was asked for."""
+    features: Mapping[str, Features] = field(default_factory=dict)
+    """What the learned ranker read of each item, (F,), where there is one to be learned."""
     is_kept: bool = False
     """Whether it was given before, on the same basis."""
 
@@ -109,6 +118,7 @@ class Recommender:
         *,
         event_types: Callable[[], Mapping[str, EventType]],
         query_features: QueryFeatures,
+        features: CandidateFeatures,
         run_in_compute: Callable[..., Awaitable[Any]],
         now_us: Callable[[], int],
         state_limit_s: float = STATE_LIMIT_S,
@@ -125,6 +135,7 @@ class Recommender:
             experiments: which of them answers whom.
             event_types: gives the registered types.
             query_features: tells whether searches are understood now.
+            features: works out what the learned ranker reads.
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
             state_limit_s: how long a history may take to come from the database.
@@ -138,6 +149,7 @@ class Recommender:
         self._experiments = experiments
         self._event_types = event_types
         self._query_features = query_features
+        self._features = features
         self._run_in_compute = run_in_compute
         self._now_us = now_us
         self._state_limit_s = state_limit_s
@@ -171,9 +183,9 @@ class Recommender:
         is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps or averse_to
         pool = wanted * (_POOL if is_reordered else 1)
         while True:
-            gathered, ranked = await self._ranked(strategy, asked, pool)
+            gathered, ranked, features = await self._ranked(strategy, asked, pool)
             if averse_to:
-                is_log = strategy.ranking == BLEND
+                is_log = strategy.ranking in _LOGARITHMIC
                 ranked = lower(ranked, averse_to, strategy.dislikes, self._view.items, is_log=is_log)
             slate = self._composed(query, strategy, asked, gathered, ranked)
             if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
@@ -183,11 +195,13 @@ class Recommender:
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
+        if strategy.ranking == LEARNED and not generation.ranker:
+            notices.append(_NOTHING_LEARNED)
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
-        if basis is not None and known.state is not None and may_keep(gathered.proposals, missing):
+        if basis is not None and known.state is not None and not features and may_keep(gathered.proposals, missing):
             keep(known.state.slates, KeptSlate(basis, slate, has_more))
-        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised)
+        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised, features)
 
     def _basis(
         self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
@@ -226,7 +240,7 @@ class Recommender:
         if known.state is not None:
             excluded.update(known.state.unwanted_item_ids)
         excluded.update(event.item_id for event in query.audience.recent_events if event.event_type in NEVER_AGAIN)
-        return dataclasses.replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
+        return replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
 
     async def _asked(
         self,
@@ -261,15 +275,17 @@ class Recommender:
             only=item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None,
             excluded=item_filter.excluded,
             weights={name: strategy.weight_of(name) for name in BLENDED},
-            event_weights=self._event_weights(strategy) if strategy.use_of(CATEGORY) else {},
+            event_weights=self._event_weights(strategy) if _reads_categories(strategy) else {},
         )
         return asked, missing
 
-    async def _ranked(self, strategy: Strategy, asked: Asked, pool: int) -> tuple[Gathered, list[Candidate]]:
-        """What the sources propose, and the best `pool` of it in the order of the strategy's ranking."""
+    async def _ranked(
+        self, strategy: Strategy, asked: Asked, pool: int
+    ) -> tuple[Gathered, list[Candidate], Mapping[str, Features]]:
+        """What the sources propose, the best `pool` of it in the order of the strategy's ranking, and its features."""
         until_s = strategy.budget_ms / 1000
         with_places = [source.name for source in strategy.sources if source.every]
-        if strategy.ranking == RANKS:
+        if strategy.ranking != BLEND:
             names = [source.name for source in strategy.sources]
             gathered = await self._gathering.ask(names, asked, pool, until_s)
             rankings: dict[str, Ranking] = {
@@ -277,7 +293,11 @@ class Recommender:
                 for source in strategy.sources
                 if source.weight
             }
-            return gathered, [Candidate(*each) for each in fuse(rankings)][:pool]
+            fused = [Candidate(*each) for each in fuse(rankings)]
+            if strategy.ranking == RANKS:
+                return gathered, fused[:pool], {}
+            fused, features = await self._by_ranker(asked, gathered, fused)
+            return gathered, fused[:pool], features
         gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
         blended = [Candidate(each.item_id, each.score, (each.source,)) for each in gathered.proposals[BLEND]]
         fillers = [source.name for source in strategy.sources if source.name not in _BLENDED_ONLY and source.weight]
@@ -288,7 +308,21 @@ class Recommender:
             gathered.proposals.update(more.proposals)
             gathered.left_out += more.left_out
             blended = fill(blended, itertools.chain(*(gathered.proposals[name] for name in fillers)), pool)
-        return gathered, blended
+        return gathered, blended, {}
+
+    async def _by_ranker(
+        self, asked: Asked, gathered: Gathered, fused: list[Candidate]
+    ) -> tuple[list[Candidate], Mapping[str, Features]]:
+        """What ranks put in order, in the learned ranker's order if there is one, and what it reads of all proposed."""
+        proposed = (found.item_id for each in gathered.proposals.values() for found in each)
+        item_ids = list(dict.fromkeys(proposed))
+        features = self._features.begun(asked, item_ids, gathered.proposals, self._now_us())
+        features = await self._run_in_compute(self._features.completed, features, asked, item_ids)
+        of_item = dict(zip(item_ids, features, strict=True))
+        ranker = asked.generation.ranker
+        scores = dict(zip(item_ids, ranker.scores(features).tolist(), strict=True)) if ranker else {}
+        scored = [replace(each, score=scores[each.item_id] if ranker else math.log(each.score)) for each in fused]
+        return sorted(scored, key=lambda each: -each.score), of_item
 
     def _composed(
         self, query: RecommendQuery, strategy: Strategy, asked: Asked, gathered: Gathered, slate: list[Candidate]
@@ -296,7 +330,7 @@ class Recommender:
         """The page that a strategy makes of what is ranked: at most as long as was asked for."""
         size = query.page_size
         if strategy.boosts:
-            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking == BLEND)
+            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking in _LOGARITHMIC)
         diversity = self._diversity(query, strategy)
         if diversity > 0.0:
             slate = self._diversified(asked.space, slate, diversity, len(slate) if strategy.caps else size)
@@ -466,3 +500,8 @@ class Recommender:
         # What has no vector cannot be compared; it comes last rather than not at all.
         unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
         return (chosen + unplaced)[:size]
+
+
+def _reads_categories(strategy: Strategy) -> bool:
+    reading = strategy.use_of(CATEGORY) or strategy.use_of(TEXT)
+    return reading is not None or strategy.ranking == LEARNED

@@ -60,6 +60,8 @@ class ServingGeneration:
         self._negative_types = frozenset(self.config.negative_types)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
+        self.ranker = loaded.ranker
+        """Orders candidates by what was learned from impressions, if anything was."""
         self._trend = trend_bonuses(loaded.trend, loaded.blend)
         # What a delta adds and nobody met yet is new; what the base holds unmet has had its time.
         met = loaded.co_visits.met

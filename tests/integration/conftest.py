@@ -82,6 +82,7 @@ class Publish(Protocol):
         seed: int = 1,
         label: str = "stable",
         follows: Mapping[str, Sequence[str]] | None = None,
+        ranker: Mapping[str, float] | None = None,
     ) -> int: ...
 
 
@@ -160,10 +161,11 @@ def publish() -> Publish:
         seed: int = 1,
         label: str = "stable",
         follows: Mapping[str, Sequence[str]] | None = None,
+        ranker: Mapping[str, float] | None = None,
     ) -> int:
         database = Database(settings.database_url)
         try:
-            return _publish(database, settings, seed, label, follows or {})
+            return _publish(database, settings, seed, label, follows or {}, ranker or {})
         finally:
             database.close()
 
@@ -171,7 +173,12 @@ def publish() -> Publish:
 
 
 def _publish(
-    database: Database, settings: ServerSettings, seed: int, label: str, follows: Mapping[str, Sequence[str]]
+    database: Database,
+    settings: ServerSettings,
+    seed: int,
+    label: str,
+    follows: Mapping[str, Sequence[str]],
+    ranker: Mapping[str, float],
 ) -> int:
     registry, store = GenerationRegistry(database), ArtifactStore(settings.store_url)
     catalogue, features = Catalogue(database), FeatureStore(database)
@@ -228,6 +235,7 @@ def _publish(
         shards=tuple(shards),
         co_visits=CO_VISITS if follows else None,
         blend={"strength": _CO_VISIT_STRENGTH} if follows else {},
+        ranker=dict(ranker),
         metrics={"prequential_hr_at_10": 0.25},
     )
     store.write_manifest(number, manifest)

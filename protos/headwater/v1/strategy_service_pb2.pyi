@@ -58,7 +58,8 @@ class Strategy(_message.Message):
     DISLIKES_FIELD_NUMBER: _builtins.int
     ranking: _builtins.str
     """How proposals are ordered: `blend` (the default) by the sum of the sources' scores, as the generation's blend weighs
-    them (needs `tower`); `ranks` by reciprocal-rank fusion of the sources' lists.
+    them (needs `tower`); `ranks` by reciprocal-rank fusion of the sources' lists; `learned` by what was learned from
+    impressions and what came of them, as `ranks` until then.
     """
     diversity: _builtins.float
     """As RecommendRequest.diversity, where a request says nothing. Default 0."""
@@ -136,7 +137,7 @@ class StrategySource(_message.Message):
     EVERY_FIELD_NUMBER: _builtins.int
     EVERY_BELOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tower`, `co_visit`, `repeat`, `popular`, `category`, `context` or `fresh`."""
+    """`tower`, `co_visit`, `repeat`, `popular`, `category`, `context`, `fresh` or `text`."""
     weight: _builtins.float
     """What its scores (`blend`) or reciprocal ranks (`ranks`) are multiplied with, 0 to 10. Default 1. With 0 it has only
     its own places.

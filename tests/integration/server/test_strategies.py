@@ -198,7 +198,7 @@ async def test_sources_of_a_fusion_are_all_told(
     assert len(set(ids(answer))) == len(answer.results)
 
 
-@pytest.mark.parametrize("source", ["co_visit", "repeat", "popular", "category", "context", "tower"])
+@pytest.mark.parametrize("source", ["co_visit", "repeat", "popular", "category", "context", "tower", "text"])
 async def test_each_source_proposes_alone(
     strategies: StrategyServiceAsyncStub,
     events: EventServiceAsyncStub,
