@@ -98,6 +98,6 @@ def _blend(manifest: Manifest) -> Blend:
 
 def _ranker(manifest: Manifest) -> Ranker:
     try:
-        return Ranker(manifest.ranker)
+        return Ranker.from_dict(manifest.ranker)
     except InvalidFieldError as error:
         raise ArtifactError("load", f"generation {manifest.number}", f"ranker.{error}") from error

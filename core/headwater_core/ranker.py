@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,14 +38,26 @@ that is of its categories.
 """
 
 Features = npt.NDArray[np.float32]
+_NOTHING = (0.0, 0.0, 0.0)
 _FINGERPRINT = zlib.crc32(",".join(FEATURES).encode()).to_bytes(4, "big")
+
+
+class Weight(NamedTuple):
+    """What a feature counts, between the lowest and the highest value that the ranker was learned from.
+
+    Beyond these it counts as at them: nothing is known there.
+    """
+
+    weight: float
+    lowest: float
+    highest: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ranker:
     """Weights by feature; without any there is no ranker."""
 
-    weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    weights: Mapping[str, Weight] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -55,8 +68,10 @@ class Ranker:
         for name, weight in self.weights.items():
             if name not in FEATURES:
                 raise InvalidFieldError(name, "is no feature of the ranker")
-            if not math.isfinite(weight):
-                raise InvalidFieldError(name, f"is {weight}; must be finite")
+            if not all(map(math.isfinite, weight)) or weight.lowest > weight.highest:
+                raise InvalidFieldError(
+                    name, f"is {tuple(weight)}; must be finite, the lowest value before the highest"
+                )
 
     def __bool__(self) -> bool:
         """Whether there is one."""
@@ -64,9 +79,19 @@ class Ranker:
 
     def scores(self, features: Features) -> npt.NDArray[np.float32]:
         """Log-odds up to a constant. (n, F) → (n,)."""
-        weights = np.array([self.weights.get(name, 0.0) for name in FEATURES], np.float32)
-        found: npt.NDArray[np.float32] = features @ weights
+        named = [self.weights.get(name, _NOTHING) for name in FEATURES]
+        weights, lowest, highest = np.array(named, np.float32).T
+        found: npt.NDArray[np.float32] = np.clip(features, lowest, highest) @ weights
         return found
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, tuple[float, float, float]]) -> Ranker:
+        """What a manifest holds.
+
+        Raises:
+            InvalidFieldError: naming the field.
+        """
+        return cls({name: Weight(*values) for name, values in content.items()})
 
 
 def pack(features: Features) -> bytes:

@@ -18,7 +18,7 @@ from headwater.v1 import recommendation_service_pb2 as pb
 from headwater.v1 import strategy_service_pb2 as strategies_pb
 from headwater.v1.strategy_service_pb2_grpc import StrategyServiceStub
 from headwater_core.impressions import ImpressionLog
-from headwater_core.ranker import FEATURES, Ranker, unpack
+from headwater_core.ranker import FEATURES, Ranker, Weight, unpack
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from headwater_updater.ranker_learning import RankerLearning
@@ -116,11 +116,11 @@ async def test_what_users_click_on_comes_first(
     resources, learns = learning(settings)
     ranker = learns.step(now_us)
     assert ranker is not None
-    assert ranker.weights["age"] > 0.3
+    assert ranker.weights["age"].weight > 0.3
     assert learns.step(now_us) is None  # it is not time yet
     resources.database.close()
 
-    publish(settings, ranker=ranker.weights)
+    publish(settings, ranker=ranker)
     await server.rooms.generations.refresh()
     after: list[float] = []
     for user in users:
@@ -162,7 +162,7 @@ def test_a_ranker_goes_from_generation_to_generation(tmp_path: Path, monkeypatch
     world.items(*range(40))
     world.events(400)
     world.bootstrap()
-    found = [Ranker({"popularity": 0.5})]
+    found = [Ranker({"popularity": Weight(0.5, 0.0, 3.0)})]
     monkeypatch.setattr(RankerLearning, "step", lambda *_: found.pop() if found else None)
     session = world.resume()
     while session.learn():
@@ -171,9 +171,9 @@ def test_a_ranker_goes_from_generation_to_generation(tmp_path: Path, monkeypatch
     assert session.has_news
     with world.lead() as leadership:
         session.publish(leadership.lease)
-    assert world.manifest.ranker == {"popularity": 0.5}
+    assert world.manifest.ranker == {"popularity": (0.5, 0.0, 3.0)}
     assert world.loaded().ranker
     world.events(20)
     world.round()
-    assert world.manifest.ranker == {"popularity": 0.5}
+    assert world.manifest.ranker == {"popularity": (0.5, 0.0, 3.0)}
     world.resources.database.close()

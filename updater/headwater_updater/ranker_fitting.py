@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from headwater_core.ranker import FEATURES, Features, Ranker
+from headwater_core.ranker import FEATURES, Features, Ranker, Weight
 
 MAX_PLACE = 50
 """From this place on all are alike."""
@@ -102,8 +102,9 @@ def fit(shown: Shown) -> Fit:
     ridge = np.array([_RIDGE] * (inputs.shape[1] - 1) + [1e-6])
     weight = np.where(acted, shown.worth / shown.worth[acted].mean(), 1.0)
     solution = _logistic(inputs, acted.astype(np.float64), weight, ridge)
-    own = np.where(varies, solution[: len(FEATURES)] / np.where(varies, deviation, 1.0), 0.0)
-    weights = {name: float(value) for name, value in zip(FEATURES, own, strict=True) if value}
+    own = solution[: len(FEATURES)] / np.where(varies, deviation, np.inf)
+    columns = zip(FEATURES, own.tolist(), raw.min(0).tolist(), raw.max(0).tolist(), strict=True)
+    weights = {name: Weight(*values) for name, *values in columns if values[0]}
     return Fit(Ranker(weights), np.concatenate([[0.0], solution[len(FEATURES) : -1]]))
 
 

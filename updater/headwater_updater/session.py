@@ -108,7 +108,7 @@ class TrainingSession:
         self._warm_up_cleaner()
         self._has_changes = False
         self._told_of_unread_vectors = False
-        self._ranker = Ranker() if published is None else Ranker(published.manifest.ranker)
+        self._ranker = Ranker() if published is None else Ranker.from_dict(published.manifest.ranker)
         self._ranker_learning = RankerLearning(resources, settings)
         self._number: int | None = None  # allocated for the next generation, where it was before learning began
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from headwater_core.errors import InvalidFieldError
-from headwater_core.ranker import FEATURES, Ranker, pack, unpack
+from headwater_core.ranker import FEATURES, Ranker, Weight, pack, unpack
 
 
 def features(n: int) -> np.ndarray:
@@ -16,15 +16,29 @@ def features(n: int) -> np.ndarray:
 def test_scores_are_sums_of_what_features_weigh() -> None:
     """Features without a weight count nothing."""
     read = features(5)
-    ranker = Ranker({"popularity": 2.0, "tower": -1.0})
+    ranker = Ranker({"popularity": Weight(2.0, -9.0, 9.0), "tower": Weight(-1.0, -9.0, 9.0)})
     expected = 2.0 * read[:, FEATURES.index("popularity")] - read[:, FEATURES.index("tower")]
     assert ranker.scores(read) == pytest.approx(expected, abs=1e-5)
     assert ranker
     assert not Ranker()
 
 
-@pytest.mark.parametrize(("weights", "field"), [({"magic": 1.0}, "magic"), ({"age": float("nan")}, "age")])
-def test_weights_that_cannot_work_are_refused(weights: dict[str, float], field: str) -> None:
+def test_beyond_what_it_was_learned_from_a_feature_counts_as_at_the_end() -> None:
+    """Nothing is known there."""
+    read = np.zeros((3, len(FEATURES)), np.float32)
+    read[:, FEATURES.index("age")] = [-1.0, 0.5, 9.0]
+    assert Ranker({"age": Weight(2.0, 0.0, 1.0)}).scores(read).tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "field"),
+    [
+        ({"magic": Weight(1.0, 0.0, 1.0)}, "magic"),
+        ({"age": Weight(float("nan"), 0.0, 1.0)}, "age"),
+        ({"age": Weight(1.0, 1.0, 0.0)}, "age"),
+    ],
+)
+def test_weights_that_cannot_work_are_refused(weights: dict[str, Weight], field: str) -> None:
     """By the feature's name."""
     with pytest.raises(InvalidFieldError) as refused:
         Ranker(weights)

@@ -36,8 +36,8 @@ def found(shown: Shown) -> Fit:
 def test_it_finds_what_users_act_on_and_what_places_do() -> None:
     """Both as they were made up; features that say nothing get no weight to speak of."""
     result = found(clicks(3_000, seed=0))
-    assert result.ranker.weights["age"] == pytest.approx(1.5, abs=0.15)
-    assert abs(result.ranker.weights["popularity"]) < 0.1
+    assert result.ranker.weights["age"].weight == pytest.approx(1.5, abs=0.15)
+    assert abs(result.ranker.weights["popularity"].weight) < 0.1
     assert set(result.ranker.weights) == {"age", "popularity"}
     assert result.places[:N_PLACES] == pytest.approx(-0.5 * np.arange(N_PLACES), abs=0.4)
 
@@ -46,9 +46,9 @@ def test_what_was_put_first_is_not_taken_for_what_is_liked() -> None:
     """Where what is popular always stood first, its clicks are the place's."""
     shown = clicks(3_000, seed=1, by_popularity=True)
     result = found(shown)
-    assert abs(result.ranker.weights["popularity"]) < 0.2
+    assert abs(result.ranker.weights["popularity"].weight) < 0.2
     biased = fit(divided(shown)[0]._replace(place=np.ones(len(divided(shown)[0].place), np.int64)))
-    assert biased.ranker.weights["popularity"] > 0.8
+    assert biased.ranker.weights["popularity"].weight > 0.8
 
 
 def test_a_ranker_that_knows_is_surely_better_and_one_that_does_not_is_not() -> None:
@@ -59,6 +59,18 @@ def test_a_ranker_that_knows_is_surely_better_and_one_that_does_not_is_not() -> 
     assert judged(fit(learned_from), judges).is_sure
     noise = clicks(3_000, seed=3, relevance=0.0)
     assert not judged(fit(divided(noise)[0]), divided(noise)[1]).is_sure
+
+
+def test_what_was_never_seen_counts_as_the_nearest_that_was() -> None:
+    """All items were written within a minute, the liked ones first: their age must not decide when new ones come."""
+    shown = clicks(1_000, seed=4)
+    features = shown.features.copy()
+    features[:, AGE] *= 0.001
+    ranker = fit(shown._replace(features=features)).ranker
+    oldest = features[np.argmax(features[:, AGE])][None]
+    older = oldest.copy()
+    older[:, AGE] = 7.0
+    assert ranker.scores(older) == pytest.approx(ranker.scores(oldest))
 
 
 @pytest.mark.parametrize("worth", [0.0, 1.0])
