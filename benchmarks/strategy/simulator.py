@@ -82,6 +82,11 @@ class World:
         self.latest: list[str] = []
         self.mood = MOODS[0]
 
+    @property
+    def ids(self) -> list[str]:
+        """The films that there were from the start."""
+        return self._ids
+
     def add(self, film: str, genres: Sequence[str]) -> None:
         """A film came out."""
         self._films[film] = self._vector(genres)
@@ -173,7 +178,7 @@ def main() -> int:
 def simulate(client: Client, arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], list[Phase]]:
     """What each policy earned at each visit, in expectation; and the phases."""
     n_users = 300
-    world = World(arguments.seed, _films(), n_users)
+    world = World(arguments.seed, real_films(), n_users)
     phases = phases_of(world.rng, arguments.users, arguments.phases)
     for name, strategy in STRATEGIES.items():
         client.put_strategy(name, strategy)
@@ -287,7 +292,8 @@ def recovery(values: np.ndarray, best: np.ndarray) -> int:
     return len(values)
 
 
-def _films() -> list[tuple[str, list[str]]]:
+def real_films() -> list[tuple[str, list[str]]]:
+    """The demo's films that have genres, and these."""
     with gzip.open(MOVIELENS / "items.csv.gz", "rt") as file:
         rows = [(row["item_id"], row["categories"].split("|")) for row in csv.DictReader(file)]
     return [(film, genres) for film, genres in rows if genres != [""]]

@@ -34,6 +34,9 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "trend_sharpness": (1.0, 1e9),
 }
 
+_DENSE = 20
+"""Items are summed in an array of all numbers that reaches to at most so many times what there is to sum."""
+
 Indices = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
 
@@ -175,6 +178,10 @@ def _rewarded(named: Indices, votes: npt.NDArray[np.float64], strength: float, s
 
 def _summed(named: Indices, values: npt.NDArray[Any]) -> tuple[Indices, npt.NDArray[np.float64], float]:
     """Different items, ascending, each one's sum, and the sum of all."""
-    items, place = np.unique(named, return_inverse=True)
-    totals = np.bincount(place, values, len(items)).astype(np.float64)
+    if len(named) and named.max() < _DENSE * len(named):  # far quicker than sorting
+        items = np.flatnonzero(np.bincount(named)).astype(np.int64, copy=False)
+        totals = np.bincount(named, values)[items].astype(np.float64, copy=False)
+    else:
+        items, place = np.unique(named, return_inverse=True)
+        totals = np.bincount(place, values, len(items)).astype(np.float64)
     return items, totals, float(totals.sum())

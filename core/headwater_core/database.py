@@ -8,6 +8,7 @@ before it returns (synchronous=FULL).
 from __future__ import annotations
 
 import fcntl
+import functools
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, event, exc, make_url
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import UpdateBase
 
 from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
 from headwater_core.schema import counters
@@ -53,6 +55,9 @@ _MIGRATION_LOCK_KEY = 0x68656164
 # Alembic keeps the environment it runs in in module globals: one migration at a time in a process.
 _one_migration = threading.Lock()
 
+_COUNTERS = sqlalchemy.select(counters.c.name, counters.c.value).where(
+    counters.c.tenant == sqlalchemy.bindparam("of_tenant")
+)
 _WRITES = "headwater_writes"
 _log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -103,9 +108,8 @@ class Database:
 
     def counters(self, tenant: str) -> dict[str, int]:
         """Every counter of a tenant, in one cheap read: while none moves, nothing that is numbered was written."""
-        statement = sqlalchemy.select(counters.c.name, counters.c.value).where(counters.c.tenant == tenant)
         with self.read() as connection:
-            return {row.name: row.value for row in connection.execute(statement)}
+            return {row.name: row.value for row in connection.execute(_COUNTERS, {"of_tenant": tenant})}
 
     def migrate(self) -> None:
         """Bring the schema to this release's, making the SQLite file where there is none; safe to run at once from many
@@ -159,7 +163,7 @@ class Database:
 
 def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     """An INSERT that knows ON CONFLICT, in the words of the connection's database."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    return _insert(connection.dialect.name, table)
 
 
 def advance(connection: Connection, tenant: str, counter: str, count: int) -> int:
@@ -168,17 +172,30 @@ def advance(connection: Connection, tenant: str, counter: str, count: int) -> in
     Until the transaction ends nobody else can count: what is numbered inside it becomes visible in the numbers' order.
     With a count of 0 it only takes that lock and reads.
     """
-    statement = insert(connection, counters).values(tenant=tenant, name=counter, value=count)
-    statement = statement.on_conflict_do_update(
-        index_elements=["tenant", "name"], set_={"value": counters.c.value + statement.excluded.value}
-    )
-    return int(connection.execute(statement.returning(counters.c.value)).scalar_one())
+    values = {"tenant": tenant, "name": counter, "value": count}
+    return int(connection.execute(_advance(connection.dialect.name), values).scalar_one())
 
 
 def current(connection: Connection, tenant: str, counter: str) -> int:
     """The counter's last committed value; 0 before its first use."""
     statement = sqlalchemy.select(counters.c.value).where(counters.c.tenant == tenant, counters.c.name == counter)
     return int(connection.execute(statement).scalar() or 0)
+
+
+# To make a statement takes SQLAlchemy longer than to run it: those of every commit are made once.
+
+
+@functools.cache
+def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+@functools.cache
+def _advance(dialect: str) -> UpdateBase:
+    statement = _insert(dialect, counters)
+    return statement.on_conflict_do_update(
+        index_elements=["tenant", "name"], set_={"value": counters.c.value + statement.excluded.value}
+    ).returning(counters.c.value)
 
 
 def chunks(values: Iterable[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, func, or_, select
 
 from headwater_core import event_types, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
@@ -110,6 +110,11 @@ class Rejection(NamedTuple):
 def subject_hash(subject: Subject) -> bytes:
     """sha256 of kind and id (32 bytes): names a subject in a record that outlives it."""
     return hashlib.sha256(f"{subject.kind.value}\x00{subject.id}".encode()).digest()
+
+
+_KNOWN_IDS = select(event_ids.c.event_id, event_ids.c.content_hash, event_ids.c.position).where(
+    event_ids.c.tenant == bindparam("of_tenant"), event_ids.c.event_id.in_(bindparam("ids", expanding=True))
+)
 
 
 class FeedbackLog:
@@ -393,10 +398,8 @@ class FeedbackLog:
     def _known_ids(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[bytes, int]]:
         known: dict[str, tuple[bytes, int]] = {}
         for chunk in chunks(dict.fromkeys(ids)):
-            statement = select(event_ids.c.event_id, event_ids.c.content_hash, event_ids.c.position).where(
-                event_ids.c.tenant == self._tenant, event_ids.c.event_id.in_(chunk)
-            )
-            known.update((row[0], (row[1], row[2])) for row in connection.execute(statement))
+            rows = connection.execute(_KNOWN_IDS, {"of_tenant": self._tenant, "ids": chunk})
+            known.update((row[0], (row[1], row[2])) for row in rows)
         return known
 
     def _write(

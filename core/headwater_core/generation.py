@@ -10,6 +10,7 @@ from headwater_core.co_visit_files import CoVisits, SuccessorLists
 from headwater_core.co_visits import Blend, Successors
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.manifest import ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
+from headwater_core.ranker import Ranker
 from headwater_core.shards import Delta, Retriever, Shard, VectorTable
 from headwater_core.trends import NO_TREND, load_trend
 
@@ -29,6 +30,7 @@ class LoadedGeneration:
     trend: Successors
     """What everybody came to of late, by row."""
     blend: Blend
+    ranker: Ranker
 
     @property
     def number(self) -> int:
@@ -72,7 +74,9 @@ class LoadedGeneration:
             raise ArtifactError("load", f"generation {number}", reason)
         retriever, co_visits = Retriever(shards, delta, table), _co_visits(manifest, files, table)
         trend = NO_TREND if manifest.trend is None else load_trend(files[manifest.trend], table.row)
-        return cls(manifest, files, shards, delta, table, retriever, co_visits, trend, _blend(manifest))
+        return cls(
+            manifest, files, shards, delta, table, retriever, co_visits, trend, _blend(manifest), _ranker(manifest)
+        )
 
 
 def _co_visits(manifest: Manifest, files: dict[str, Path], table: VectorTable) -> CoVisits:
@@ -90,3 +94,10 @@ def _blend(manifest: Manifest) -> Blend:
         return Blend.from_dict(manifest.blend)
     except InvalidFieldError as error:
         raise ArtifactError("load", f"generation {manifest.number}", f"blend.{error}") from error
+
+
+def _ranker(manifest: Manifest) -> Ranker:
+    try:
+        return Ranker.from_dict(manifest.ranker)
+    except InvalidFieldError as error:
+        raise ArtifactError("load", f"generation {manifest.number}", f"ranker.{error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -209,7 +209,10 @@ def bounded(value: float) -> float:
 
 
 def fit_vocabulary(
-    config: TowerConfig, histories: Collection[Sequence[HistoryEvent]], registered: Iterable[str] = ()
+    config: TowerConfig,
+    histories: Collection[Sequence[HistoryEvent]],
+    registered: Iterable[str] = (),
+    negative: Container[str] = (),
 ) -> TowerConfig:
     """The configuration with the event types of these histories and their values' means and deviations.
 
@@ -220,6 +223,7 @@ def fit_vocabulary(
         histories: what training will see.
         registered: names of further types, which may turn up later. A type whose values are all alike, or that has
             none, gets deviation 1.
+        negative: the types that speak against their item.
     """
     met = Counter(event.event_type for events in histories for event in events)
     frequent = sorted({*met, *registered}, key=lambda name: (-met[name], name))[:MAX_VOCABULARY]
@@ -236,4 +240,11 @@ def fit_vocabulary(
     stds = tuple(math.sqrt(variance) if variance > 1e-9 else 1.0 for variance in variances)
     most_values = max(values, key=lambda name: len(values[name]), default="")
     value_type = most_values if values.get(most_values) else ""
-    return replace(config, event_types=tuple(values), value_mean=means, value_std=stds, value_type=value_type)
+    return replace(
+        config,
+        event_types=tuple(values),
+        negative_types=tuple(name for name in values if name in negative),
+        value_mean=means,
+        value_std=stds,
+        value_type=value_type,
+    )

@@ -46,6 +46,8 @@ class Impression:
     items: tuple[ShownItem, ...] = ()
     assignment: Assignment | None = None
     """The experiment's arm that answered; None: no experiment took part."""
+    features: bytes | None = None
+    """What a ranker reads of the items (`ranker.pack`), where the strategy has one."""
 
 
 class ImpressionLog:
@@ -130,6 +132,18 @@ class ImpressionLog:
             # The first condition alone is what the index by time serves.
             page = statement.where(impressions.c.time_us >= last.time_us, place > (last.time_us, last.slate_id))
 
+    def with_features(self, before_us: int, limit: int) -> list[Impression]:
+        """The latest `limit` impressions shown before `before_us` that have features for a ranker, the latest first."""
+        statement = (
+            select(impressions)
+            .where(impressions.c.tenant == self._tenant, impressions.c.features.is_not(None))
+            .where(impressions.c.time_us < before_us)
+            .order_by(impressions.c.time_us.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_impression(row) for row in connection.execute(statement)]
+
     def count(self) -> int:
         """How many impressions are kept."""
         statement = select(func.count()).select_from(impressions).where(impressions.c.tenant == self._tenant)
@@ -167,6 +181,7 @@ class ImpressionLog:
             "arm": assigned.arm if assigned else "",
             "segment": assigned.segment if assigned else "",
             "propensity": assigned.propensity if assigned else None,
+            "features": impression.features,
         }
 
 
@@ -185,4 +200,5 @@ def _impression(row: Row[*tuple[Any, ...]]) -> Impression:
         ),
         # What it learns with is the experiment's, not the slate's.
         assignment=Assignment(row.experiment, row.arm, row.segment, row.propensity, 0.0) if row.experiment else None,
+        features=row.features,
     )

@@ -93,6 +93,8 @@ class Manifest(_Frozen):
     """The file of what everybody came to of late."""
     blend: dict[str, float] = Field(default_factory=dict)
     """How co-visits and the trend join the towers' scores; without it, not at all."""
+    ranker: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
+    """The learned ranker by feature: the weight, and between which values it holds; empty: none was learned yet."""
     metrics: dict[str, float] = Field(default_factory=dict)
     checkpoint_items: int = Field(default=0, ge=0)
     """How many items the checkpoint, without its delta, holds."""

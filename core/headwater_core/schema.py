@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData(
@@ -185,10 +186,18 @@ impressions = _table(
         _column("arm", _key(64)),
         _column("segment", _key(64)),
         _column("propensity", Double, nullable=True),
+        _column("features", LargeBinary, nullable=True),
     ],
     ["slate_id"],
     Index("ix_impressions_subject", "tenant", "subject_kind", "subject_id"),
     Index("ix_impressions_time", "tenant", "time_us"),
+    Index(
+        "ix_impressions_features",
+        "tenant",
+        "time_us",
+        sqlite_where=text("features IS NOT NULL"),
+        postgresql_where=text("features IS NOT NULL"),
+    ),
     wide=True,
 )
 

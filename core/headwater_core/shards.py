@@ -6,7 +6,7 @@ supersedes or deletes is dead: masked in FAISS and in the table alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, KeysView, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -232,11 +232,15 @@ class VectorTable:
         """The living row of an item; None when the generation does not know it."""
         return self._row_of.get(item_id)
 
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        """The living rows of those of the items that the generation knows, in their order."""
+        return [row for row in map(self._row_of.get, item_ids) if row is not None]
+
     def item_id(self, row: int) -> str:
         """Whose vector a row holds."""
         return self._ids[row]
 
-    def item_ids(self) -> Iterable[str]:
+    def item_ids(self) -> KeysView[str]:
         """The items that have a living row."""
         return self._row_of.keys()
 
@@ -250,18 +254,22 @@ class VectorTable:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.rows):
             raise IndexError(f"rows reach from {wanted.min()} to {wanted.max()}; there are {self.rows}")
         found = np.empty((len(wanted), self._dimension), dtype=np.float32)
-        part_of = np.searchsorted(self._starts, wanted, side="right") - 1
-        for part in np.unique(part_of):
-            chosen = part_of == part
-            found[chosen] = self._vectors[part][wanted[chosen] - self._starts[part]]
+        for start, vectors in zip(self._starts[:-1].tolist(), self._vectors, strict=True):
+            chosen = (wanted >= start) & (wanted < start + len(vectors))
+            if chosen.all():
+                found[:] = vectors[wanted - start]
+                break
+            found[chosen] = vectors[wanted[chosen] - start]
         return found
 
 
-class Candidate(NamedTuple):
-    """A row that retrieval found, with its exact score."""
+class Candidates(NamedTuple):
+    """The rows that retrieval found, best first."""
 
-    row: int
-    score: float
+    rows: Rows
+    """(n,)."""
+    scores: npt.NDArray[np.float32]
+    """(n,), exact."""
 
 
 class Retriever:
@@ -273,7 +281,7 @@ class Retriever:
         self._delta_rows = np.arange(table.base_rows, table.base_rows + len(delta.item_ids), dtype=np.int64)
         self._table = table
 
-    def search(self, queries: Vectors, k: int, *, allowed: Mask | None = None) -> list[Candidate]:
+    def search(self, queries: Vectors, k: int, *, allowed: Mask | None = None) -> Candidates:
         """The k best allowed living rows, best first (ties: the lower row); fewer only when fewer are allowed.
 
         Args:
@@ -293,14 +301,16 @@ class Retriever:
                 raise ValueError(f"allowed has shape {allowed.shape}; {mask.shape} is needed")
             mask = mask & allowed
         if k < 1 or not len(queries):
-            return []
+            return Candidates(np.empty(0, np.int64), np.empty(0, np.float32))
         living = int(np.count_nonzero(mask))
         rows: Rows
         if living <= max(_EXACT_BELOW, k):
             rows = np.flatnonzero(mask)
         else:
             found = [self._search_shard(number, queries, k, mask) for number in range(len(self._shards))]
-            rows = np.unique(np.concatenate([*found, self._delta_rows]))
+            rows = np.concatenate([*found, self._delta_rows])
+            if len(queries) > 1:  # one row may be near several
+                rows = np.unique(rows)
             # FAISS has been seen to return -1 and to overlook a selector: whatever it says is checked again.
             rows = rows[rows >= 0]
             rows = rows[mask[rows]]
@@ -325,7 +335,7 @@ class Retriever:
         found: Rows = labels[labels >= 0].astype(np.int64)
         return found + start
 
-    def _best(self, rows: Rows, queries: Vectors, k: int) -> list[Candidate]:
+    def _best(self, rows: Rows, queries: Vectors, k: int) -> Candidates:
         scores = (self._table.vectors(rows) @ queries.T).max(axis=1, initial=-np.inf)  # (n, Q) -> (n,)
         order = np.lexsort((rows, -scores))[:k]
-        return [Candidate(int(rows[at]), float(scores[at])) for at in order]
+        return Candidates(rows[order], scores[order])

@@ -16,13 +16,15 @@ POPULAR: Final = "popular"
 CATEGORY: Final = "category"
 CONTEXT: Final = "context"
 FRESH: Final = "fresh"
-SourceName = Literal["tower", "co_visit", "repeat", "popular", "category", "context", "fresh"]
+TEXT: Final = "text"
+SourceName = Literal["tower", "co_visit", "repeat", "popular", "category", "context", "fresh", "text"]
 SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 """What can propose items; docs/strategy.md says what each does."""
 BLENDED = (TOWER, CO_VISIT, REPEAT, POPULAR)
 """Those whose scores a generation's blend adds up."""
 BLEND: Final = "blend"
 RANKS: Final = "ranks"
+LEARNED: Final = "learned"
 
 KIND = "strategy"
 DEFAULT = "default"
@@ -92,15 +94,19 @@ class Strategy(Document):
 
     sources: tuple[SourceUse, ...] = Field(min_length=1, max_length=len(SOURCES))
     """What proposes items. Where too few come, those that the ranking does not read fill up, in this order."""
-    ranking: Literal["blend", "ranks"] = BLEND
+    ranking: Literal["blend", "ranks", "learned"] = BLEND
     """`blend`: by the sum of the sources' scores, as the generation's blend weighs them. `ranks`: by reciprocal-rank
-    fusion of the sources' lists (Cormack et al., SIGIR 2009)."""
+    fusion of the sources' lists (Cormack et al., SIGIR 2009). `learned`: by what was learned from impressions and what
+    came of them; as `ranks` until there is such a ranker."""
     only: Only = Only()
     boosts: tuple[Boost, ...] = Field(default=(), max_length=MAX_RULES)
     caps: tuple[Cap, ...] = Field(default=(), max_length=MAX_RULES)
     pins: tuple[Pin, ...] = Field(default=(), max_length=MAX_RULES)
     diversity: float = Field(default=0.0, ge=0.0, le=1.0)
     """As RecommendRequest.diversity, where a request says nothing."""
+    dislikes: float = Field(default=4.0, ge=0.0, le=10.0)
+    """How far what is like disliked items is lowered: it counts e^-dislikes times as much at the least. 0: not at
+    all."""
     event_weights: Mapping[str, float] = Field(default_factory=dict, max_length=MAX_RULES)
     """How much an event of a type says about the categories that its user turns to. Left out: as the type says."""
     budget_ms: int = Field(default=500, ge=1, le=10_000)

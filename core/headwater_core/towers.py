@@ -67,6 +67,8 @@ class TowerConfig:
     """Buckets of the time since the event before: none, under 1 s, then doubling; 32 reach to 34 years."""
     event_types: tuple[str, ...] = ()
     """The type vocabulary: name i has index i + 1; index 0 stands for every other type."""
+    negative_types: tuple[str, ...] = ()
+    """Those of them that speak against their item."""
     value_mean: tuple[float, ...] = ()
     """Per event type, for normalising values; as long as `event_types`."""
     value_std: tuple[float, ...] = ()
@@ -96,6 +98,8 @@ class TowerConfig:
             raise InvalidFieldError("n_heads", f"dimension {self.dimension} is no multiple of 2 n_heads")
         if len(self.event_types) > _MAX_EVENT_TYPES or len(set(self.event_types)) != len(self.event_types):
             raise InvalidFieldError("event_types", f"must be at most {_MAX_EVENT_TYPES} different names")
+        if not set(self.negative_types) <= set(self.event_types):
+            raise InvalidFieldError("negative_types", "must be among event_types")
         for name in ("value_mean", "value_std"):
             numbers = getattr(self, name)
             if len(numbers) != len(self.event_types) or not all(math.isfinite(number) for number in numbers):
@@ -138,7 +142,8 @@ class TowerConfig:
             if name not in known:
                 raise InvalidFieldError(str(name), "is not a field of the tower configuration")
         arguments = dict(content)
-        for name, kind in (("event_types", str), ("value_mean", (int, float)), ("value_std", (int, float))):
+        kinds: dict[str, Any] = {"event_types": str, "negative_types": str}
+        for name, kind in {**kinds, "value_mean": (int, float), "value_std": (int, float)}.items():
             entries = arguments.get(name, ())
             if not isinstance(entries, list | tuple) or not all(isinstance(entry, kind) for entry in entries):
                 raise InvalidFieldError(name, "must be a list of names" if kind is str else "must be a list of numbers")

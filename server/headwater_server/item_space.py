@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -184,23 +184,24 @@ class ItemSpace:
         if not len(interests):
             return []
         if only is not None:
-            matches = [row for item_id in only if (row := self.row(item_id)) is not None]
-            return self._best(np.array(matches, np.int64), interests, k, bonuses)
+            matches = np.array([row for item_id in only if (row := self.row(item_id)) is not None], np.int64)
+            return self._best(matches, self._by_towers(matches, interests), k, bonuses)
         searchable = np.ones(self._table.rows, dtype=np.bool_)
-        searchable[[row for item_id in excluded if (row := self._table.row(item_id)) is not None]] = False
+        searchable[self._table.rows_of(excluded)] = False
         gaining = bonuses.items[bonuses.items < self._table.rows]
         gaining = gaining[searchable[gaining]]
         searchable[gaining] = False
         others = np.concatenate([gaining, self._fresh_rows])  # scored whether a search would find them or not
+        towers = self._by_towers(others, interests)
         passes = functools.cache(passes)  # asked once of an item, however often the search goes deeper
         wanted = k + _SLACK
         while True:
-            candidates = self._retriever.search(interests, wanted, allowed=searchable)
-            is_all = len(candidates) < wanted
+            searched, scores = self._retriever.search(interests, wanted, allowed=searchable)
+            is_all = len(searched) < wanted
             # What the search has not reached scores no more than its last.
-            settled = -math.inf if is_all else candidates[-1].score
-            searched = np.fromiter((candidate.row for candidate in candidates), np.int64, len(candidates))
-            found = self._best(np.concatenate([searched, others]), interests, k, bonuses, passes, settled)
+            settled = -math.inf if is_all else float(scores[-1])
+            rows = np.concatenate([searched, others])
+            found = self._best(rows, np.concatenate([scores, towers]), k, bonuses, passes, settled)
             if len(found) == k or is_all:
                 return found
             wanted *= 4
@@ -219,7 +220,8 @@ class ItemSpace:
         sample = self._known.sample
         bar = float(np.quantile((sample @ unit.T).max(axis=1), 1.0 - share)) if len(sample) else -1.0
         cosines = (unit_vectors(self.vectors(self._new_rows)) @ unit.T).max(axis=1)  # (n, K) -> (n,)
-        return self._best(self._new_rows[cosines >= bar], interests, k, bonuses, passes)
+        fitting = self._new_rows[cosines >= bar]
+        return self._best(fitting, self._by_towers(fitting, interests), k, bonuses, passes)
 
     def similar(self, item_id: str, k: int, passes: Callable[[str], bool]) -> list[Found]:
         """The k items of highest cosine with an item that has a row, itself left out, best first."""
@@ -248,21 +250,35 @@ class ItemSpace:
     def _source(self, row: int, otherwise: str = TOWER) -> str:
         return FRESH if self.is_fresh(row) or self._known.is_unmet[row] else otherwise
 
+    def _by_towers(self, rows: Rows, interests: Vectors) -> npt.NDArray[np.float32]:
+        """The towers' scores: (n,) rows and (K, d) → (n,)."""
+        scores: npt.NDArray[np.float32] = (self.vectors(rows) @ interests.T).max(axis=1, initial=-np.inf)
+        return scores
+
     def _best(
         self,
         rows: Rows,
-        interests: Vectors,
+        towers: npt.NDArray[np.float32],
         k: int,
         bonuses: Bonuses,
         passes: Callable[[str], bool] | None = None,
         at_least: float = -math.inf,
     ) -> list[Found]:
-        """The k best of rows (n,) that pass and score at least so much, best first (ties: the lower row)."""
-        towers = (self.vectors(rows) @ interests.T).max(axis=1, initial=-np.inf)  # (n, K) -> (n,)
+        """The k best of rows (n,) that pass and score at least so much, best first (ties: the lower row).
+
+        Args:
+            rows: different ones.
+            towers: (n,) their scores by the towers alone.
+            k: how many.
+            bonuses: what is added to them.
+            passes: the filter's decision on one item.
+            at_least: what scores less is left out.
+        """
         scores = towers + bonuses.of(rows)
-        order = np.lexsort((rows, -scores))
-        order = order[scores[order] >= at_least]
-        passing = (at for at in order if passes is None or passes(self.item_id(int(rows[at]))))
+        worth = np.flatnonzero(scores >= at_least)
+        rows, towers, scores = rows[worth], towers[worth], scores[worth]
+        best_first = _best_first(rows, scores, k + _SLACK)
+        passing = (at for at in best_first if passes is None or passes(self.item_id(int(rows[at]))))
         best = list(itertools.islice(passing, k))
         lowest = scores[best[-1]] if best else 0.0
         return [
@@ -273,6 +289,25 @@ class ItemSpace:
             )
             for at in best
         ]
+
+
+def _best_first(rows: Rows, scores: npt.NDArray[np.float32], n: int) -> Iterator[int]:
+    """The places of rows by their scores, the highest first (ties: the lower row); sorts hardly more than is read.
+
+    Args:
+        rows: (m,) different ones.
+        scores: (m,).
+        n: about how many will be read.
+    """
+    left = np.arange(len(rows))
+    while len(left):
+        if n < len(left):
+            is_next = scores[left] >= np.partition(scores[left], -n)[-n]
+            part, left = left[is_next], left[~is_next]
+        else:
+            part, left = left, left[:0]
+        yield from part[np.lexsort((rows[part], -scores[part]))].tolist()
+        n *= 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from headwater_core.errors import HeadwaterError
 from headwater_core.logs import configure_logs
+from headwater_server import garbage
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 
@@ -60,6 +61,8 @@ def serve(
 async def _serve(settings: ServerSettings) -> None:
     # Python lets a thread that wants to run wait for 5 ms by default: as long as a whole answer may take.
     sys.setswitchinterval(0.0005)
+    garbage.take_over()
+    collecting = asyncio.create_task(garbage.collect_seldom(), name="collect-garbage")
     server = HeadwaterServer(settings)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -74,6 +77,7 @@ async def _serve(settings: ServerSettings) -> None:
     else:  # told to end while it still waits for its database
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
+    collecting.cancel()
     await server.stop()
 
 

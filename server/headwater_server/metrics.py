@@ -81,6 +81,9 @@ class ServerMetrics:
         self.embedding_cache_hits = Counter(
             "headwater_embedding_cache_hits", "Requests answered with a vector kept.", registry=self.registry
         )
+        self.slates_kept = Counter(
+            "headwater_slates_kept", "Answers given again, since nothing had changed.", registry=self.registry
+        )
         self.log_position = Gauge(
             "headwater_log_position", "Log position applied to this server's state.", registry=self.registry
         )

@@ -67,8 +67,8 @@ class RecentPopularity:
         return self._weights.get(item_id, 0.0) / self._scale
 
     def ranking(self) -> Iterator[str]:
-        """Ids of known items, most popular first; at most 1 % of the events counted are not reflected yet."""
-        if self._ranking is None or self._changes_since_ranking > max(16, len(self._weights) // 100):
+        """Ids of known items, most popular first; of the last events, one for each 100 items, is not reflected yet."""
+        if self._ranking is None or self._changes_since_ranking > len(self._weights) // 100:
             ranked = [item_id for item_id in self._weights if self._known is None or item_id in self._known]
             self._ranking = sorted(ranked, key=self._weights.__getitem__, reverse=True)
             self._changes_since_ranking = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from headwater_core.catalogue import Item
-from headwater_core.events import EventType, LoggedEvent
+from headwater_core.events import EventType, HistoryEvent, LoggedEvent
 
 _HALF_LIFE_EVENTS = 20
 MAX_RECENT_EVENTS = 20
@@ -118,6 +118,26 @@ def make_profile(
 def faded(age: int) -> float:
     """What an event still counts after so many later ones, where it is asked what a user turns to."""
     return float(0.5 ** (age / _HALF_LIFE_EVENTS))
+
+
+def category_weights(
+    history: Sequence[HistoryEvent], event_weights: Mapping[str, float], items: Mapping[str, Item]
+) -> dict[str, float]:
+    """How much a user turns to each category: each event's weight, faded, in equal parts.
+
+    Args:
+        history: oldest event first.
+        event_weights: by type; 0 for what speaks against its item.
+        items: the catalogue.
+    """
+    found: defaultdict[str, float] = defaultdict(float)
+    for age, event in enumerate(reversed(history)):
+        item = items.get(event.item_id)
+        weight = event_weights.get(event.event_type, 0.0) * faded(age)
+        categories = item.categories if item is not None and weight else ()
+        for category in categories:
+            found[category] += weight / len(categories)
+    return found
 
 
 def _affinities(voices: Iterable[_Voice]) -> list[Affinity]:

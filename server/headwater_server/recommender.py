@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
+from headwater_core.catalogue import Item
+from headwater_core.dislikes import DISLIKES, disliked
 from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent
 from headwater_core.experiments import Assignment
+from headwater_core.ranker import Features
 from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
 from headwater_core.strategies import (
@@ -23,11 +26,14 @@ from headwater_core.strategies import (
     CO_VISIT,
     CONTEXT,
     FRESH,
+    LEARNED,
     RANKS,
     REPEAT,
+    TEXT,
     TOWER,
     Strategy,
 )
+from headwater_server.candidate_features import CandidateFeatures
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
@@ -37,13 +43,14 @@ from headwater_server.explanations.wording import unspoken
 from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.fusion import Ranking, fuse
 from headwater_server.item_space import Found, ItemSpace
+from headwater_server.kept_slates import Basis, KeptSlate, keep, kept, may_keep
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.sources.candidate_source import Asked
 from headwater_server.sources.gathering import Gathered, Gathering
-from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, pin
+from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, lower, pin
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
@@ -56,7 +63,10 @@ _POOL = 5
 """Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
 _BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
 """What proposes nothing that the blend leaves out."""
-_BY_HISTORY = frozenset({TOWER, CO_VISIT, REPEAT, CONTEXT, FRESH})
+_LOGARITHMIC = frozenset({BLEND, LEARNED})
+"""Rankings whose scores are logarithms of what boosts multiply."""
+_NOTHING_LEARNED = "strategy.ranking: no ranker is learned yet; by ranks until then"
+_BY_HISTORY = frozenset({TOWER, CO_VISIT, REPEAT, CONTEXT, FRESH, TEXT})
 """What proposes items by their scores for a history."""
 log = structlog.get_logger(__name__)
 
@@ -67,7 +77,7 @@ class Slate:
 
     generation: ServingGeneration
     strategy: NamedStrategy
-    candidates: list[Candidate]
+    candidates: Sequence[Candidate]
     has_more: bool
     degraded_parts: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
@@ -75,6 +85,10 @@ class Slate:
     """The experiment's arm that answered; None: no experiment took the request."""
     raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
     """The events that raised each item, where that was asked for."""
+    features: Mapping[str, Features] = field(default_factory=dict)
+    """What the learned ranker read of each item, (F,), where there is one to be learned."""
+    is_kept: bool = False
+    """Whether it was given before, on the same basis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,7 @@ class Recommender:
         *,
         event_types: Callable[[], Mapping[str, EventType]],
         query_features: QueryFeatures,
+        features: CandidateFeatures,
         run_in_compute: Callable[..., Awaitable[Any]],
         now_us: Callable[[], int],
         state_limit_s: float = STATE_LIMIT_S,
@@ -120,6 +135,7 @@ class Recommender:
             experiments: which of them answers whom.
             event_types: gives the registered types.
             query_features: tells whether searches are understood now.
+            features: works out what the learned ranker reads.
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
             state_limit_s: how long a history may take to come from the database.
@@ -133,6 +149,7 @@ class Recommender:
         self._experiments = experiments
         self._event_types = event_types
         self._query_features = query_features
+        self._features = features
         self._run_in_compute = run_in_compute
         self._now_us = now_us
         self._state_limit_s = state_limit_s
@@ -155,13 +172,21 @@ class Recommender:
         strategy = named.strategy
         generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
+        assignment = assigned.assignment if assigned else None
+        basis = self._basis(query, known, generation, named)
+        if basis is not None and (again := self._kept(known, basis)) is not None:
+            return Slate(generation, named, again.candidates, again.has_more, [], notices, assignment, is_kept=True)
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
         wanted = query.page_size + 1  # one more tells whether there is a next page
-        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps
+        averse_to = self._disliked(asked.history) if strategy.dislikes else []
+        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps or averse_to
         pool = wanted * (_POOL if is_reordered else 1)
         while True:
-            gathered, ranked = await self._ranked(strategy, asked, pool)
+            gathered, ranked, features = await self._ranked(strategy, asked, pool)
+            if averse_to:
+                is_log = strategy.ranking in _LOGARITHMIC
+                ranked = lower(ranked, averse_to, strategy.dislikes, self._view.items, is_log=is_log)
             slate = self._composed(query, strategy, asked, gathered, ranked)
             if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
                 break
@@ -170,10 +195,41 @@ class Recommender:
         # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
         now_us = self._now_us()
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
+        if strategy.ranking == LEARNED and not generation.ranker:
+            notices.append(_NOTHING_LEARNED)
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
-        assignment = assigned.assignment if assigned else None
-        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised)
+        if basis is not None and known.state is not None and not features and may_keep(gathered.proposals, missing):
+            keep(known.state.slates, KeptSlate(basis, slate, has_more))
+        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised, features)
+
+    def _basis(
+        self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
+    ) -> Basis | None:
+        """What the answer rests on; None where it rests on more than that, too."""
+        if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain:
+            return None
+        return Basis(
+            known.state.version,
+            generation.number,
+            generation.items.version,
+            self._view.revision,
+            named,
+            query.page_size,
+            query.page,
+            query.item_filter,
+            query.exclude_seen,
+            query.diversity,
+        )
+
+    def _kept(self, known: Known, basis: Basis) -> KeptSlate | None:
+        """The answer that was given before on the same basis, if it holds still."""
+        slate = kept(known.state.slates, basis) if known.state is not None else None
+        if slate is None:
+            return None
+        now_us, items = self._now_us(), self._view.items
+        holds = all(basis.item_filter.passes(items.get(each.item_id), now_us) for each in slate.candidates)
+        return slate if holds else None
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
@@ -184,7 +240,7 @@ class Recommender:
         if known.state is not None:
             excluded.update(known.state.unwanted_item_ids)
         excluded.update(event.item_id for event in query.audience.recent_events if event.event_type in NEVER_AGAIN)
-        return dataclasses.replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
+        return replace(query.item_filter, excluded=frozenset(excluded), only=strategy.limits)
 
     async def _asked(
         self,
@@ -219,15 +275,17 @@ class Recommender:
             only=item_filter.candidates(self._view) if item_filter.is_selective and len(interests) else None,
             excluded=item_filter.excluded,
             weights={name: strategy.weight_of(name) for name in BLENDED},
-            event_weights=self._event_weights(strategy) if strategy.use_of(CATEGORY) else {},
+            event_weights=self._event_weights(strategy) if _reads_categories(strategy) else {},
         )
         return asked, missing
 
-    async def _ranked(self, strategy: Strategy, asked: Asked, pool: int) -> tuple[Gathered, list[Candidate]]:
-        """What the sources propose, and the best `pool` of it in the order of the strategy's ranking."""
+    async def _ranked(
+        self, strategy: Strategy, asked: Asked, pool: int
+    ) -> tuple[Gathered, list[Candidate], Mapping[str, Features]]:
+        """What the sources propose, the best `pool` of it in the order of the strategy's ranking, and its features."""
         until_s = strategy.budget_ms / 1000
         with_places = [source.name for source in strategy.sources if source.every]
-        if strategy.ranking == RANKS:
+        if strategy.ranking != BLEND:
             names = [source.name for source in strategy.sources]
             gathered = await self._gathering.ask(names, asked, pool, until_s)
             rankings: dict[str, Ranking] = {
@@ -235,7 +293,11 @@ class Recommender:
                 for source in strategy.sources
                 if source.weight
             }
-            return gathered, [Candidate(*each) for each in fuse(rankings)][:pool]
+            fused = [Candidate(*each) for each in fuse(rankings)]
+            if strategy.ranking == RANKS:
+                return gathered, fused[:pool], {}
+            fused, features = await self._by_ranker(asked, gathered, fused)
+            return gathered, fused[:pool], features
         gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
         blended = [Candidate(each.item_id, each.score, (each.source,)) for each in gathered.proposals[BLEND]]
         fillers = [source.name for source in strategy.sources if source.name not in _BLENDED_ONLY and source.weight]
@@ -246,7 +308,21 @@ class Recommender:
             gathered.proposals.update(more.proposals)
             gathered.left_out += more.left_out
             blended = fill(blended, itertools.chain(*(gathered.proposals[name] for name in fillers)), pool)
-        return gathered, blended
+        return gathered, blended, {}
+
+    async def _by_ranker(
+        self, asked: Asked, gathered: Gathered, fused: list[Candidate]
+    ) -> tuple[list[Candidate], Mapping[str, Features]]:
+        """What ranks put in order, in the learned ranker's order if there is one, and what it reads of all proposed."""
+        proposed = (found.item_id for each in gathered.proposals.values() for found in each)
+        item_ids = list(dict.fromkeys(proposed))
+        features = self._features.begun(asked, item_ids, gathered.proposals, self._now_us())
+        features = await self._run_in_compute(self._features.completed, features, asked, item_ids)
+        of_item = dict(zip(item_ids, features, strict=True))
+        ranker = asked.generation.ranker
+        scores = dict(zip(item_ids, ranker.scores(features).tolist(), strict=True)) if ranker else {}
+        scored = [replace(each, score=scores[each.item_id] if ranker else math.log(each.score)) for each in fused]
+        return sorted(scored, key=lambda each: -each.score), of_item
 
     def _composed(
         self, query: RecommendQuery, strategy: Strategy, asked: Asked, gathered: Gathered, slate: list[Candidate]
@@ -254,7 +330,7 @@ class Recommender:
         """The page that a strategy makes of what is ranked: at most as long as was asked for."""
         size = query.page_size
         if strategy.boosts:
-            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking == BLEND)
+            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking in _LOGARITHMIC)
         diversity = self._diversity(query, strategy)
         if diversity > 0.0:
             slate = self._diversified(asked.space, slate, diversity, len(slate) if strategy.caps else size)
@@ -265,6 +341,19 @@ class Recommender:
         if strategy.pins and query.page is None:
             slate = pin(slate, [each for each in strategy.pins if asked.passes(each.item_id)])
         return cap(slate, strategy.caps, self._view.items, size)
+
+    def _disliked(self, history: Sequence[HistoryEvent]) -> list[Item]:
+        """The items that the history dislikes, the latest dislike first."""
+        event_types = self._event_types()
+        negative = {name for name, event_type in event_types.items() if event_type.is_negative}
+        if not any(event.event_type in negative for event in history):
+            return []
+        latest_first = [event for event in reversed(history) if event.item_id and event.event_type in event_types]
+        found = disliked(
+            (event.item_id for event in latest_first), (event.event_type in negative for event in latest_first)
+        )
+        items = (self._view.items.get(item_id) for item_id in itertools.islice(found, DISLIKES))
+        return [item for item in items if item is not None]
 
     def _diversity(self, query: RecommendQuery, strategy: Strategy) -> float:
         return strategy.diversity if query.diversity is None else query.diversity
@@ -411,3 +500,8 @@ class Recommender:
         # What has no vector cannot be compared; it comes last rather than not at all.
         unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
         return (chosen + unplaced)[:size]
+
+
+def _reads_categories(strategy: Strategy) -> bool:
+    reading = strategy.use_of(CATEGORY) or strategy.use_of(TEXT)
+    return reading is not None or strategy.ranking == LEARNED

@@ -37,6 +37,7 @@ from headwater_core.strategies import Strategy
 from headwater_core.tallies import Tallies
 from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_server.attributor import Attributor
+from headwater_server.candidate_features import CandidateFeatures
 from headwater_server.catalogue_tail import CatalogueTail
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
@@ -60,6 +61,7 @@ from headwater_server.sources.fresh import FreshSource
 from headwater_server.sources.gathering import Gathering
 from headwater_server.sources.personal import BlendSource, CoVisitSource, RepeatSource, TowerSource
 from headwater_server.sources.popular import CategorySource, PopularSource
+from headwater_server.sources.text import TextSource
 from headwater_server.strategy_book import StrategyBook, built_in_strategy
 from headwater_server.text_keeper import TextKeeper
 from headwater_server.user_states import UserState, UserStates
@@ -162,6 +164,7 @@ class Rooms:
             CategorySource(self.popularity, self.view),
             ContextSource(),
             FreshSource(settings.fresh_top_share),
+            TextSource(self.text_keeper),
         )
         self.recommender = Recommender(
             self.states,
@@ -173,6 +176,7 @@ class Rooms:
             self.experiments,
             event_types=lambda: self.event_types,
             query_features=self.query_features,
+            features=CandidateFeatures(self.view, self.popularity, lambda: self.event_types),
             run_in_compute=self.in_compute,
             now_us=self.now_us,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from headwater_core.co_visits import REPEAT_EVENTS, Blend, Bonuses, trend_bonuses
+from headwater_core.dislikes import voters
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
@@ -56,8 +56,12 @@ class ServingGeneration:
         load_state(self._user_tower, loaded.user_tower)
         load_state(self._item_feature_tower, loaded.item_tower)
         load_state(self._joint_heads, loaded.joint_heads)
+        self._known = loaded.table.item_ids()
+        self._negative_types = frozenset(self.config.negative_types)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend
+        self.ranker = loaded.ranker
+        """Orders candidates by what was learned from impressions, if anything was."""
         self._trend = trend_bonuses(loaded.trend, loaded.blend)
         # What a delta adds and nobody met yet is new; what the base holds unmet has had its time.
         met = loaded.co_visits.met
@@ -125,8 +129,12 @@ class ServingGeneration:
         return items.inherited(self.bonuses(history, weights)).joined(trend)
 
     def _bonuses(self, history: Sequence[HistoryEvent], blend: Blend) -> Bonuses:
-        known = (event.item_id for event in reversed(history) if event.item_id and self.items.knows(event.item_id))
-        return self._co_visits.bonuses(list(itertools.islice(known, REPEAT_EVENTS)), blend)
+        known = [event for event in reversed(history) if event.item_id in self._known]
+        item_ids = [event.item_id for event in known]
+        against = [event.event_type in self._negative_types for event in known]
+        if any(against):
+            item_ids = [item_ids[at] for at in voters(item_ids, against)]
+        return self._co_visits.bonuses(item_ids[:REPEAT_EVENTS], blend)
 
     def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
         try:

@@ -1,16 +1,17 @@
-"""From what sources propose to a slate: fill, boost, vary, give places, cap. Pure."""
+"""From what sources propose to a slate: fill, lower, boost, vary, give places, cap. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from headwater_core.catalogue import Item
+from headwater_core.dislikes import aversion
 from headwater_core.strategies import ATTRIBUTE_PREFIX, CATEGORY_KEY, Boost, Cap, Pin, SourceUse
 from headwater_server.item_space import Found
 
@@ -60,13 +61,39 @@ def boost(
         items: the catalogue.
         is_log: whether scores are logarithms of what is to be multiplied, as the scores of a softmax are.
     """
-    boosted = []
+
+    def factor(item: Item) -> float:
+        return math.prod(each.factor for each in boosts if each.value in values(item, each.key))
+
+    return _rescaled(slate, factor, items, is_log=is_log)
+
+
+def lower(
+    slate: Sequence[Candidate], disliked: Sequence[Item], strength: float, items: Mapping[str, Item], *, is_log: bool
+) -> list[Candidate]:
+    """The slate with what is like disliked items further down.
+
+    Args:
+        slate: best first.
+        disliked: the latest dislike first.
+        strength: an item counts e^-strength times as much at the least.
+        items: the catalogue.
+        is_log: as in `boost`.
+    """
+    averse = [frozenset(item.categories) for item in disliked]
+    return _rescaled(slate, lambda item: math.exp(-strength * aversion(item.categories, averse)), items, is_log=is_log)
+
+
+def _rescaled(
+    slate: Sequence[Candidate], factor: Callable[[Item], float], items: Mapping[str, Item], *, is_log: bool
+) -> list[Candidate]:
+    scaled = []
     for candidate in slate:
         item = items.get(candidate.item_id)
-        factor = math.prod(each.factor for each in boosts if item is not None and each.value in values(item, each.key))
-        score = candidate.score + math.log(factor) if is_log else candidate.score * factor
-        boosted.append(replace(candidate, score=score))
-    return sorted(boosted, key=lambda candidate: -candidate.score)
+        times = 1.0 if item is None else factor(item)
+        score = candidate.score + math.log(times) if is_log else candidate.score * times
+        scaled.append(replace(candidate, score=score))
+    return sorted(scaled, key=lambda candidate: -candidate.score)
 
 
 def give_places(

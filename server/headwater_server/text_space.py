@@ -71,8 +71,23 @@ class TextSpace:
         other._alive = np.ones(len(other._item_ids), np.bool_)
         return other
 
+    def features(self, item_ids: Iterable[str]) -> dict[str, Vectors]:
+        """The features (F,) of those of the items that have some."""
+        changed = {item_id: row for row, item_id in enumerate(self._changed.item_ids)}
+        found: dict[str, Vectors] = {}
+        for item_id in item_ids:
+            if (row := changed.get(item_id)) is not None:
+                found[item_id] = self._changed.vectors[row]
+            elif (row := self._row_of.get(item_id)) is not None and self._alive[row]:
+                found[item_id] = self._index.reconstruct(row)
+        return found
+
     def nearest(self, features: Vectors, k: int, passes: Callable[[str], bool]) -> list[str]:
         """The k items whose texts are most like a query's features (F,), by cosine, best first, of those that pass."""
+        return [item_id for _, item_id in self.scored(features, k, passes)]
+
+    def scored(self, features: Vectors, k: int, passes: Callable[[str], bool]) -> list[tuple[float, str]]:
+        """As `nearest`, with the inner products."""
         beside = zip(self._changed.item_ids, (self._changed.vectors @ features).tolist(), strict=True)
         changed = [(score, item_id) for item_id, score in beside if passes(item_id)]
         wanted = 2 * k
@@ -80,8 +95,7 @@ class TextSpace:
             found = self._searched(features, wanted)
             passing = [(score, item_id) for score, item_id in found if passes(item_id)]
             if len(passing) >= k or len(found) < wanted:
-                best = sorted(passing + changed, key=lambda scored: (-scored[0], scored[1]))
-                return [item_id for _, item_id in best[:k]]
+                return sorted(passing + changed, key=lambda scored: (-scored[0], scored[1]))[:k]
             wanted *= _DEEPER
 
     def _searched(self, features: Vectors, k: int) -> list[tuple[float, str]]:

@@ -18,6 +18,7 @@ from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import Recollection
 from headwater_core.shards import Vectors
+from headwater_server.kept_slates import KeptSlate
 
 
 class KeptInterests(NamedTuple):
@@ -45,6 +46,8 @@ class UserState:
     """Everything up to this position was in it when it was loaded."""
     vectors: dict[int, KeptInterests] = field(default_factory=dict)
     """The user tower's answers, by generation."""
+    slates: list[KeptSlate] = field(default_factory=list)
+    """The last few answers, the newest first."""
 
 
 @dataclass(slots=True)

@@ -48,10 +48,8 @@ def test_best_rows_over_several_shards_are_found_with_exact_scores(tmp_path: Pat
     retriever, table = retrieval(saved_and_mapped(tmp_path, kind, [ROWS, 17, 1]))
     queries = vectors(3, seed=9)
     found = retriever.search(queries, 20)
-    assert [candidate.row for candidate in found] == exact_best(table, queries, 20, table.alive)
-    for candidate in found:
-        expected = (table.vectors([candidate.row])[0] @ queries.T).max()
-        assert candidate.score == pytest.approx(expected, rel=1e-5)
+    assert found.rows.tolist() == exact_best(table, queries, 20, table.alive)
+    assert found.scores == pytest.approx((table.vectors(found.rows) @ queries.T).max(axis=1), rel=1e-5)
 
 
 def test_superseded_and_deleted_rows_are_never_found(tmp_path: Path, kind: IndexKind) -> None:
@@ -59,11 +57,11 @@ def test_superseded_and_deleted_rows_are_never_found(tmp_path: Path, kind: Index
     shards = saved_and_mapped(tmp_path, kind, [ROWS])
     queries = vectors(2, seed=9)
     untouched, table = retrieval(shards)
-    best, second = (table.item_id(candidate.row) for candidate in untouched.search(queries, 2))
+    best, second = map(table.item_id, untouched.search(queries, 2).rows)
     delta = Delta((best,), -table.vectors(np.array([table.row(best)], dtype=np.int64)), frozenset({second}))
     retriever, table = retrieval(shards, delta)
     found = retriever.search(queries, ROWS)
-    ids = [table.item_id(candidate.row) for candidate in found]
+    ids = [table.item_id(row) for row in found.rows]
     assert second not in ids
     assert ids.count(best) <= 1
     assert ids[0] != best
@@ -76,7 +74,7 @@ def test_new_items_of_the_delta_are_found(tmp_path: Path, kind: IndexKind) -> No
     queries = vectors(1, seed=9)
     delta = Delta(("new",), queries * 10)
     retriever, table = retrieval(saved_and_mapped(tmp_path, kind, [ROWS]), delta)
-    assert table.item_id(retriever.search(queries, 1)[0].row) == "new"
+    assert table.item_id(retriever.search(queries, 1).rows[0]) == "new"
 
 
 @pytest.mark.parametrize("allowed_count", [0, 1, 50, ROWS - 1000, ROWS])
@@ -86,14 +84,14 @@ def test_filters_of_any_strictness_are_answered_in_full(tmp_path: Path, kind: In
     allowed = np.zeros(table.rows, dtype=np.bool_)
     allowed[np.random.default_rng(1).permutation(table.rows)[:allowed_count]] = True
     queries = vectors(2, seed=9)
-    found = [candidate.row for candidate in retriever.search(queries, 30, allowed=allowed)]
+    found = retriever.search(queries, 30, allowed=allowed).rows.tolist()
     assert found == exact_best(table, queries, min(30, allowed_count), allowed)
 
 
 def test_more_wanted_than_there_are(tmp_path: Path, kind: IndexKind) -> None:
     """Asked for more than exist, all living rows come, each once."""
     retriever, table = retrieval(saved_and_mapped(tmp_path, kind, [ROWS, 5]))
-    found = [candidate.row for candidate in retriever.search(vectors(2, seed=9), 3 * ROWS)]
+    found = retriever.search(vectors(2, seed=9), 3 * ROWS).rows.tolist()
     assert sorted(found) == list(range(table.rows))
 
 
@@ -103,13 +101,14 @@ def test_the_index_stays_mapped_after_its_file_is_unlinked(tmp_path: Path, kind:
     before = retriever.search(vectors(1, seed=9), 10)
     for path in tmp_path.rglob("*.*"):
         path.unlink()
-    assert retriever.search(vectors(1, seed=9), 10) == before
+    after = retriever.search(vectors(1, seed=9), 10)
+    assert [part.tolist() for part in after] == [part.tolist() for part in before]
 
 
 def test_one_vector_makes_a_shard(tmp_path: Path, kind: IndexKind) -> None:
     """A catalogue of one item can be published and searched."""
     retriever, _ = retrieval(saved_and_mapped(tmp_path, kind, [1]))
-    assert [candidate.row for candidate in retriever.search(vectors(2, seed=9), 10)] == [0]
+    assert retriever.search(vectors(2, seed=9), 10).rows.tolist() == [0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

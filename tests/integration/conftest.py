@@ -41,6 +41,7 @@ from headwater_core.manifest import (
     index_file,
     items_file,
 )
+from headwater_core.ranker import Ranker
 from headwater_core.registry import GenerationRecord, GenerationRegistry
 from headwater_core.shards import IndexKind, Shard
 from headwater_core.text import CachedTextEncoder, TextEncoder
@@ -82,6 +83,7 @@ class Publish(Protocol):
         seed: int = 1,
         label: str = "stable",
         follows: Mapping[str, Sequence[str]] | None = None,
+        ranker: Ranker | None = None,
     ) -> int: ...
 
 
@@ -160,10 +162,11 @@ def publish() -> Publish:
         seed: int = 1,
         label: str = "stable",
         follows: Mapping[str, Sequence[str]] | None = None,
+        ranker: Ranker | None = None,
     ) -> int:
         database = Database(settings.database_url)
         try:
-            return _publish(database, settings, seed, label, follows or {})
+            return _publish(database, settings, seed, label, follows or {}, ranker or Ranker())
         finally:
             database.close()
 
@@ -171,7 +174,12 @@ def publish() -> Publish:
 
 
 def _publish(
-    database: Database, settings: ServerSettings, seed: int, label: str, follows: Mapping[str, Sequence[str]]
+    database: Database,
+    settings: ServerSettings,
+    seed: int,
+    label: str,
+    follows: Mapping[str, Sequence[str]],
+    ranker: Ranker,
 ) -> int:
     registry, store = GenerationRegistry(database), ArtifactStore(settings.store_url)
     catalogue, features = Catalogue(database), FeatureStore(database)
@@ -228,6 +236,7 @@ def _publish(
         shards=tuple(shards),
         co_visits=CO_VISITS if follows else None,
         blend={"strength": _CO_VISIT_STRENGTH} if follows else {},
+        ranker={name: tuple(weight) for name, weight in ranker.weights.items()},
         metrics={"prequential_hr_at_10": 0.25},
     )
     store.write_manifest(number, manifest)

@@ -45,7 +45,7 @@ def text_features(texts: Sequence[str]) -> np.ndarray:
 
 
 def histories(n_users: int, seed: int, longest: int = 30) -> list[list[HistoryEvent]]:
-    """Clicks, ratings and searches, several at a time now and then, on items that are near each other."""
+    """Clicks, ratings, dislikes and searches, several at a time now and then, on items that are near each other."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(n_users):
@@ -57,7 +57,9 @@ def histories(n_users: int, seed: int, longest: int = 30) -> list[list[HistoryEv
             kind = rng.random()
             if kind < 0.1:
                 events.append(HistoryEvent(position, second * 10**6, "search", "", query="a nice train"))
-            elif kind < 0.3:
+            elif kind < 0.2:
+                events.append(HistoryEvent(position, second * 10**6, "dislike", f"i{item}"))
+            elif kind < 0.4:
                 events.append(HistoryEvent(position, second * 10**6, "rating", f"i{item}", float(rng.integers(1, 6))))
             else:
                 events.append(HistoryEvent(position, second * 10**6, "click", f"i{item}"))
@@ -70,7 +72,7 @@ TRAINING = histories(150, seed=0)
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one interest", "two interests"])
 def trained(request: pytest.FixtureRequest) -> bytes:
-    tower = fit_vocabulary(replace(TOWER, n_interests=request.param), TRAINING)
+    tower = fit_vocabulary(replace(TOWER, n_interests=request.param), TRAINING, negative={"dislike"})
     config = LearnerConfig(tower, {"click": 1.0, "rating": 2.0}, exclude_seen=False)
     learner = Learner.create(config, 0, text_features)
     learner.add_items([f"i{i}" for i in range(N_ITEMS)], np.random.default_rng(0).normal(size=(N_ITEMS, F)))

@@ -16,7 +16,7 @@ from headwater_updater.catalogue_feed import follow
 from headwater_updater.full_training import Progress
 from headwater_updater.held_out import is_held_out
 from headwater_updater.learner import Learner
-from headwater_updater.learner_config import Budget, LearnerConfig, target_weights, users_repeat
+from headwater_updater.learner_config import Budget, LearnerConfig, negative_types, target_weights, users_repeat
 from headwater_updater.log_examples import by_subject
 from headwater_updater.resources import Resources
 from headwater_updater.settings import UpdaterSettings
@@ -78,7 +78,8 @@ def bootstrap(
 
     head = resources.log.head()
     cleaned = read_clean(resources, head, settings.cleaning, report)
-    targets = target_weights(resources.event_types.all())
+    registered = resources.event_types.all()
+    targets = target_weights(registered)
     left_out = leave_out(cleaned.histories, targets)
     histories = list(cleaned.histories.values())
     tower = TowerConfig(
@@ -90,10 +91,9 @@ def bootstrap(
         text_dimension=resources.text.dimension,
         vector_dimension=resources.catalogue.embedding_length() or 0,
     )
-    registered = resources.event_types.all()
     config = LearnerConfig(
         # Registered types have their place from the start: what was only imported as ratings may get likes tomorrow.
-        fit_vocabulary(tower, histories, registered),
+        fit_vocabulary(tower, histories, registered, negative_types(registered)),
         targets,
         exclude_seen=not users_repeat(histories, targets),
     )

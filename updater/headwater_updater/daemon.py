@@ -164,6 +164,7 @@ class Updater:
             leadership.check()
             self._pruner.step(now_us())
             worked = session.learn()
+            session.learn_ranking()
             if session.has_news and time.monotonic() - published_s >= settings.publish_interval_s:
                 session.publish(leadership.lease)
                 published_s = time.monotonic()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater_core.co_visits import HISTORY_EVENTS, REPEAT_EVENTS, Blend, Bonuses, Successors, bonuses, trend_bonuses
+from headwater_core.dislikes import voters
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import FIRST_GAP, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.towers import ItemTower, JointHeads, TowerConfig, UserTower, score
@@ -170,7 +171,12 @@ class Learner:
 
     def bonuses(self, sequence: TokenSequence, blend: Blend) -> Bonuses:
         """What a history's items add to scores, by row, as in serving."""
-        visited = sequence.item_rows[sequence.item_rows > 0][::-1][:REPEAT_EVENTS]
+        on_items = np.flatnonzero(sequence.item_rows > 0)[::-1]
+        visited, types = sequence.item_rows[on_items], sequence.type_index[on_items]
+        against = np.isin(types, [self.config.tower.type_index(name) for name in self.config.tower.negative_types])
+        if against.any():
+            visited = visited[voters(visited.tolist(), against.tolist())]
+        visited = visited[:REPEAT_EVENTS]
         latest = [self._present(self.successors.of(row, self.counts)) for row in visited[:HISTORY_EVENTS].tolist()]
         return bonuses(latest, visited, blend)
 

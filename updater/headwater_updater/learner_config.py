@@ -87,6 +87,11 @@ def target_weights(event_types: Mapping[str, EventType]) -> dict[str, float]:
     }
 
 
+def negative_types(event_types: Mapping[str, EventType]) -> frozenset[str]:
+    """The registered types that speak against their item."""
+    return frozenset(name for name, event_type in event_types.items() if event_type.is_negative)
+
+
 def users_repeat(histories: Iterable[Sequence[HistoryEvent]], target_types: Container[str]) -> bool:
     """Whether users come back to items (shops, music) or hardly ever do (ratings): decides `exclude_seen`."""
     targets, repeats = 0, 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from headwater_core.manifest import (
     index_file,
     items_file,
 )
+from headwater_core.ranker import Ranker
 from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
 from headwater_core.shards import Delta, IndexKind, Shard
 from headwater_core.towers import save_state
@@ -88,6 +89,8 @@ class Draft:
     metrics: Mapping[str, float]
     training_state: Mapping[str, bytes]
     """Further files that training resumes from, by name."""
+    ranker: Ranker = field(default_factory=Ranker)
+    """What orders candidates, if any was learned."""
     number: int | None = None
     """The generation's number, where it was allocated before learning began; None: allocate one."""
 
@@ -199,6 +202,7 @@ class Publisher:
             co_visits_delta=CO_VISITS_DELTA if CO_VISITS_DELTA in visits else None,
             trend=TREND,
             blend=draft.learner.blend.to_dict(),
+            ranker={name: tuple(weight) for name, weight in draft.ranker.weights.items()},
             metrics=dict(draft.metrics),
             checkpoint_items=checkpoint_items,
             refusal=refusal,

@@ -21,6 +21,7 @@ from headwater_core.events import EventType, LoggedEvent
 from headwater_core.feedback_log import Rejection, subject_hash
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA
+from headwater_core.ranker import Ranker
 from headwater_core.registry import CANARY, STABLE, Lease
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.bootstrap import OnProgress, bootstrap
@@ -36,6 +37,7 @@ from headwater_updater.online import OnlineLearning
 from headwater_updater.pacing import Pacing
 from headwater_updater.prequential import Prequential
 from headwater_updater.publisher import Draft, Published, Publisher
+from headwater_updater.ranker_learning import RankerLearning
 from headwater_updater.release import Release
 from headwater_updater.replay import ReplayBuffer
 from headwater_updater.resources import Resources
@@ -106,6 +108,8 @@ class TrainingSession:
         self._warm_up_cleaner()
         self._has_changes = False
         self._told_of_unread_vectors = False
+        self._ranker = Ranker() if published is None else Ranker.from_dict(published.manifest.ranker)
+        self._ranker_learning = RankerLearning(resources, settings)
         self._number: int | None = None  # allocated for the next generation, where it was before learning began
 
     @property
@@ -286,6 +290,16 @@ class TrainingSession:
         self._report()
         return True
 
+    def learn_ranking(self) -> None:
+        """Fit the ranker if it is time.
+
+        Raises:
+            DatabaseUnavailableError: when the database cannot be reached; the session must be dropped.
+        """
+        ranker = self._ranker_learning.step(now_us())
+        if ranker is not None:
+            self._ranker, self._has_changes = ranker, True
+
     def publish(self, lease: Lease) -> None:
         """Make a generation of what was learned and let old ones go.
 
@@ -307,6 +321,7 @@ class TrainingSession:
                 catalogue_revision=self._revision,
                 metrics=_finite({**self._extra_metrics, **self._live_metrics(), **verdict.metrics()}),
                 training_state=self._state.files(),
+                ranker=self._ranker,
                 number=self._number,
             )
             if not verdict.passes:

@@ -101,6 +101,12 @@ class UpdaterSettings(CoreSettings):
     """Files younger than this are never collected."""
     event_id_retention_days: int = Field(default=30, ge=1, le=36_500)
     """So long after its receipt an event sent again is known for a duplicate; events themselves stay."""
+    ranker_interval_s: float = Field(default=600.0, ge=1.0)
+    """A ranker is fitted this often, if strategies rank by one."""
+    ranker_wait_s: float = Field(default=300.0, ge=0.0)
+    """Slates are learned from when they were shown so long ago: by then users have acted, or will hardly do so."""
+    ranker_min_actions: int = Field(default=1_000, ge=10)
+    """So many shown items must have been acted on before one is fitted."""
     impression_retention_days: int = Field(default=90, ge=1, le=36_500)
     """So long it is remembered what was shown to whom, and what came of it."""
 

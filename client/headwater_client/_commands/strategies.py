@@ -84,6 +84,7 @@ def _row(version: StrategyVersion) -> tuple[object, ...]:
     said = [f"{count} {name}" for name, count in counts.items() if count]
     said += ["only"] if strategy.HasField("only") else []
     said += [f"diversity {strategy.diversity:g}"] if strategy.diversity else []
+    said += [f"dislikes {strategy.dislikes:g}"] if strategy.HasField("dislikes") else []
     sources = ", ".join(_source(each.name, each.weight, each.HasField("weight")) for each in strategy.sources)
     return version.name, version.version, written(version), strategy.ranking or "blend", sources, ", ".join(said)
 

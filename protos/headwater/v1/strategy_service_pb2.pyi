@@ -55,15 +55,21 @@ class Strategy(_message.Message):
     DIVERSITY_FIELD_NUMBER: _builtins.int
     EVENT_WEIGHTS_FIELD_NUMBER: _builtins.int
     BUDGET_MS_FIELD_NUMBER: _builtins.int
+    DISLIKES_FIELD_NUMBER: _builtins.int
     ranking: _builtins.str
     """How proposals are ordered: `blend` (the default) by the sum of the sources' scores, as the generation's blend weighs
-    them (needs `tower`); `ranks` by reciprocal-rank fusion of the sources' lists.
+    them (needs `tower`); `ranks` by reciprocal-rank fusion of the sources' lists; `learned` by what was learned from
+    impressions and what came of them, as `ranks` until then.
     """
     diversity: _builtins.float
     """As RecommendRequest.diversity, where a request says nothing. Default 0."""
     budget_ms: _builtins.int
     """How long the sources may take together, in milliseconds, 1 to 10,000: what is late is left out, and the answer's
     degraded_reasons name it. Default 500.
+    """
+    dislikes: _builtins.float
+    """How far what is like the items that a user dislikes is lowered, 0 (not at all) to 10: it counts e^-dislikes times as
+    much at the least. The disliked items themselves are never shown. Default 4.
     """
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrategySource]:
@@ -103,14 +109,20 @@ class Strategy(_message.Message):
         diversity: _builtins.float = ...,
         event_weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         budget_ms: _builtins.int | None = ...,
+        dislikes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "budget_ms", b"budget_ms", "only", b"only"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "_dislikes", b"_dislikes", "budget_ms", b"budget_ms", "dislikes", b"dislikes", "only", b"only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "boosts", b"boosts", "budget_ms", b"budget_ms", "caps", b"caps", "diversity", b"diversity", "event_weights", b"event_weights", "only", b"only", "pins", b"pins", "ranking", b"ranking", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms", "_dislikes", b"_dislikes", "boosts", b"boosts", "budget_ms", b"budget_ms", "caps", b"caps", "dislikes", b"dislikes", "diversity", b"diversity", "event_weights", b"event_weights", "only", b"only", "pins", b"pins", "ranking", b"ranking", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_ms: _TypeAlias = _typing.Literal["budget_ms"]  # noqa: Y015
     _WhichOneofArgType__budget_ms: _TypeAlias = _typing.Literal["_budget_ms", b"_budget_ms"]  # noqa: Y015
+    _WhichOneofReturnType__dislikes: _TypeAlias = _typing.Literal["dislikes"]  # noqa: Y015
+    _WhichOneofArgType__dislikes: _TypeAlias = _typing.Literal["_dislikes", b"_dislikes"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_ms) -> _WhichOneofReturnType__budget_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dislikes) -> _WhichOneofReturnType__dislikes | None: ...
 
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
@@ -125,7 +137,7 @@ class StrategySource(_message.Message):
     EVERY_FIELD_NUMBER: _builtins.int
     EVERY_BELOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """`tower`, `co_visit`, `repeat`, `popular`, `category`, `context` or `fresh`."""
+    """`tower`, `co_visit`, `repeat`, `popular`, `category`, `context`, `fresh` or `text`."""
     weight: _builtins.float
     """What its scores (`blend`) or reciprocal ranks (`ranks`) are multiplied with, 0 to 10. Default 1. With 0 it has only
     its own places.

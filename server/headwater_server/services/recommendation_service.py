@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import grpc
+import numpy as np
 
 from headwater.v1 import event_pb2
 from headwater.v1 import recommendation_service_pb2 as pb
@@ -16,6 +17,7 @@ from headwater_core.attribution import attribution_token
 from headwater_core.errors import HeadwaterError, InvalidFieldError, NotFoundError
 from headwater_core.events import check_id
 from headwater_core.impressions import Impression, ShownItem
+from headwater_core.ranker import FEATURES, pack
 from headwater_server import convert, queries
 from headwater_server.item_space import Found
 from headwater_server.queries import Audience, RecommendQuery
@@ -177,11 +179,14 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
                     for candidate in slate.candidates
                 ),
                 assignment=slate.assignment,
+                features=_features(slate),
             )
         )
 
     def _count(self, query: RecommendQuery, slate: Slate) -> None:
         metrics = self._rooms.metrics
+        if slate.is_kept:
+            metrics.slates_kept.inc()
         if slate.assignment is not None:
             metrics.slates.labels(slate.assignment.experiment, slate.assignment.arm).inc()
         first = 1 + (len(query.page.served_item_ids) if query.page is not None else 0)
@@ -207,3 +212,12 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
             rooms.now_us(),
             rooms.max_ahead_us,
         )
+
+
+def _features(slate: Slate) -> bytes | None:
+    """What the learned ranker read of the slate's items; of pinned ones, which nobody proposed, it read nothing."""
+    if not slate.features:
+        return None
+    unread = np.full(len(FEATURES), np.nan, np.float32)
+    rows = [slate.features.get(candidate.item_id, unread) for candidate in slate.candidates]
+    return pack(np.array(rows, np.float32).reshape(len(rows), len(FEATURES)))

@@ -11,7 +11,7 @@ from headwater_core.strategies import CATEGORY, POPULAR
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.item_space import Found
 from headwater_server.popularity import RecentPopularity
-from headwater_server.profiles import faded
+from headwater_server.profiles import category_weights
 from headwater_server.sources.candidate_source import Asked
 
 _CATEGORIES = 3
@@ -48,7 +48,7 @@ class CategorySource:
 
     def propose(self, asked: Asked, k: int) -> list[Found]:
         """See `CandidateSource`; an item's score is its popularity times what its categories count for the user."""
-        affinities = self._affinities(asked)
+        affinities = category_weights(asked.history, asked.event_weights, self._view.items)
         strongest = heapq.nlargest(_CATEGORIES, affinities, key=affinities.__getitem__)
         total = sum(affinities[category] for category in strongest)
         scores: defaultdict[str, float] = defaultdict(float)
@@ -59,14 +59,3 @@ class CategorySource:
         ranked = sorted((item_id for item_id in scores if scores[item_id] > 0), key=lambda each: (-scores[each], each))
         passing = (item_id for item_id in ranked if asked.passes(item_id))
         return [Found(item_id, scores[item_id], self.name) for item_id in itertools.islice(passing, k)]
-
-    def _affinities(self, asked: Asked) -> dict[str, float]:
-        """How much the user turns to each category, as profiles count it."""
-        found: defaultdict[str, float] = defaultdict(float)
-        for age, event in enumerate(reversed(asked.history)):
-            item = self._view.items.get(event.item_id)
-            weight = asked.event_weights.get(event.event_type, 0.0) * faded(age)
-            categories = item.categories if item is not None and weight else ()
-            for category in categories:
-                found[category] += weight / len(categories)
-        return found

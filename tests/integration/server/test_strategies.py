@@ -198,7 +198,7 @@ async def test_sources_of_a_fusion_are_all_told(
     assert len(set(ids(answer))) == len(answer.results)
 
 
-@pytest.mark.parametrize("source", ["co_visit", "repeat", "popular", "category", "context", "tower"])
+@pytest.mark.parametrize("source", ["co_visit", "repeat", "popular", "category", "context", "tower", "text"])
 async def test_each_source_proposes_alone(
     strategies: StrategyServiceAsyncStub,
     events: EventServiceAsyncStub,
@@ -302,3 +302,28 @@ async def test_every_server_follows(
     await second.rooms.follow()
     answer = await slate(RecommendationServiceStub(connect(second)), "home")
     assert answer.strategy == "home/1"
+
+
+async def test_what_is_like_a_disliked_item_is_lowered_until_it_is_liked_again(
+    strategies: StrategyServiceAsyncStub,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+) -> None:
+    """In the very next answer, by as much as the strategy says; other items keep their scores."""
+    await put(strategies, "mild", "tower", dislikes=1.0)
+    await put(strategies, "deaf", "tower", dislikes=0.0)
+
+    async def fall() -> dict[str, float]:
+        deaf, mild = [await slate(recommendations, name, page_size=500) for name in ("deaf", "mild")]
+        scores = {result.item_id: result.score for result in mild.results}
+        return {result.item_id: result.score - scores[result.item_id] for result in deaf.results}
+
+    await like(events, "space-00", "love-00")
+    assert set((await fall()).values()) == {0.0}
+    await like(events, "space-01", event_type="dislike")
+    lowered = await fall()
+    assert "space-01" not in lowered
+    for item_id, by in lowered.items():
+        assert by == pytest.approx(0.3 if item_id.startswith("space") else 0.0, abs=1e-4)
+    await like(events, "space-01")
+    assert set((await fall()).values()) == {0.0}

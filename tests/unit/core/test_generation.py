@@ -81,7 +81,7 @@ def test_a_generation_is_loaded_with_its_delta_applied(store: ArtifactStore, tmp
     generation = LoadedGeneration.load(store, 1)
     assert sorted(generation.table.item_ids()) == ["a", "b", "new"]
     found = generation.retriever.search(np.ones((1, 4), dtype=np.float32), 10)
-    assert [generation.table.item_id(candidate.row) for candidate in found] == ["b", "new", "a"]
+    assert [generation.table.item_id(row) for row in found.rows] == ["b", "new", "a"]
     assert generation.user_tower.read_bytes() == b"user_tower.safetensors"
     assert generation.number == 1
 

@@ -84,7 +84,7 @@ def test_an_item_in_two_shards_is_damage() -> None:
 def test_an_empty_generation_finds_nothing() -> None:
     """Without items there are no candidates, and no error."""
     table = VectorTable([], Delta.empty(DIMENSION))
-    assert Retriever([], Delta.empty(DIMENSION), table).search(vectors(2), 10) == []
+    assert Retriever([], Delta.empty(DIMENSION), table).search(vectors(2), 10).rows.tolist() == []
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
@@ -95,7 +95,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         retriever.search(np.zeros((1, DIMENSION + 1), dtype=np.float32), 1)
     with pytest.raises(ValueError, match="allowed"):
         retriever.search(vectors(1), 1, allowed=np.ones(2, dtype=np.bool_))
-    assert retriever.search(vectors(1), 0) == []
+    assert retriever.search(vectors(1), 0).rows.tolist() == []
 
 
 def cut_short(content: bytes) -> bytes:

@@ -25,7 +25,7 @@ TOWER = {"name": "tower"}
         ({"sources": [TOWER, TOWER]}, "sources", "tower is there more than once"),
         ({"sources": [{"name": "popular"}]}, "ranking", "needs the source `tower`"),
         ({"sources": [{"name": "tower", "weight": 0}]}, "ranking", "needs the source `tower`"),
-        ({"sources": [TOWER], "ranking": "magic"}, "ranking", "'blend' or 'ranks'"),
+        ({"sources": [TOWER], "ranking": "magic"}, "ranking", "'blend', 'ranks' or 'learned'"),
         ({"sources": [{**TOWER, "every": 2}, {"name": "fresh", "every": 2}, {"name": "popular", "every": 3}]},
          "sources", "of every place more is given away than there is (1.33)"),
         ({"sources": [{**TOWER, "every": 4, "every_below": 1}, {"name": "fresh", "every": 2}]},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headwater_core.catalogue import Item
 from headwater_core.strategies import FRESH, POPULAR, TOWER, Boost, Cap, Pin, SourceUse
 from headwater_server.item_space import Found
-from headwater_server.strategy import PINNED, Candidate, boost, cap, give_places, pin
+from headwater_server.strategy import PINNED, Candidate, boost, cap, give_places, lower, pin
 
 ITEMS = {
     item.item_id: item
@@ -41,6 +44,17 @@ def test_a_boost_multiplies_what_a_score_stands_for() -> None:
     buried = [Boost(key="category", value="x", factor=0.1)]
     assert ids(boost(logs, buried, ITEMS, is_log=False)) == ["d", "a", "b"]
     assert boost(logs, (), ITEMS, is_log=True) == logs
+
+
+def test_what_is_like_disliked_items_is_lowered_and_all_else_is_not() -> None:
+    """By at most the strength, whatever the scores stand for; items without categories are like nothing."""
+    logs = [Candidate("a", 2.0, ()), Candidate("c", 1.5, ()), Candidate("d", 1.0, ())]
+    lowered = lower(logs, [ITEMS["a"]], 4.0, ITEMS, is_log=True)
+    assert ids(lowered) == ["c", "d", "a"]
+    assert [each.score for each in lowered] == pytest.approx([1.5, 1.0, 2.0 - 4.0 * 0.3])
+    ranks = lower(logs, [ITEMS["a"]] * 20, 4.0, ITEMS, is_log=False)
+    assert 2.0 * math.exp(-4.0) < ranks[-1].score < 2.0 * math.exp(-3.0)
+    assert lower(logs, [ITEMS["d"]], 4.0, ITEMS, is_log=True) == logs
 
 
 def test_of_two_sources_due_at_one_place_the_second_takes_the_next() -> None:

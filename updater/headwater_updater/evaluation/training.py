@@ -21,7 +21,7 @@ from headwater_updater.evaluation.ranked_lists import ranked_lists
 from headwater_updater.evaluation.texts import TextTable
 from headwater_updater.full_training import FitResult
 from headwater_updater.learner import Learner
-from headwater_updater.learner_config import Budget, LearnerConfig, target_weights
+from headwater_updater.learner_config import Budget, LearnerConfig, negative_types, target_weights
 from headwater_updater.settings import UpdaterSettings
 
 _ENCODING_SHARE = 1 / 3
@@ -156,7 +156,9 @@ def configuration(
         reads_query_time=reads_query_time,
     )
     return LearnerConfig(
-        fit_vocabulary(tower, training, event_types), target_weights(event_types), exclude_seen=not allow_repeats
+        fit_vocabulary(tower, training, event_types, negative_types(event_types)),
+        target_weights(event_types),
+        exclude_seen=not allow_repeats,
     )
 
 

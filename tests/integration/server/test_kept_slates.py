@@ -1,0 +1,184 @@
+"""Answers that are given again: only while nothing that they rest on has changed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from headwater.v1 import catalog_service_pb2 as catalog_pb
+from headwater.v1 import event_pb2, item_pb2
+from headwater.v1 import event_service_pb2 as events_pb
+from headwater.v1 import recommendation_service_pb2 as pb
+from headwater.v1 import strategy_service_pb2 as strategies_pb
+from headwater.v1.strategy_service_pb2_grpc import StrategyServiceStub
+from headwater_server.server import HeadwaterServer
+from headwater_server.settings import ServerSettings
+from tests.integration.conftest import Publish
+
+if TYPE_CHECKING:
+    from headwater.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
+    from headwater.v1.event_service_pb2_grpc import EventServiceAsyncStub
+    from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceAsyncStub
+
+ASK = pb.RecommendRequest(user_id="ada", page_size=5)
+_numbers = itertools.count()
+
+
+async def like(events: EventServiceAsyncStub, item_id: str, user_id: str = "ada") -> None:
+    event = event_pb2.Event(event_id=f"kept-{next(_numbers)}", event_type="like", user_id=user_id, item_id=item_id)
+    await events.WriteEvents(events_pb.WriteEventsRequest(events=[event]))
+
+
+def given_again(server: HeadwaterServer) -> float:
+    return server.rooms.metrics.registry.get_sample_value("headwater_slates_kept_total") or 0.0
+
+
+def ids(response: pb.RecommendResponse) -> list[str]:
+    return [result.item_id for result in response.results]
+
+
+async def test_the_same_question_is_answered_alike_and_logged_anew(
+    server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """Nothing changed: the same items with the same scores, as a slate of its own."""
+    await like(events, "space-00")
+    first, second = await recommendations.Recommend(ASK), await recommendations.Recommend(ASK)
+    assert given_again(server) == 1
+    assert list(second.results) == list(first.results)
+    assert second.next_page_token == first.next_page_token
+    assert second.attribution_token != first.attribution_token
+
+
+async def test_an_event_of_the_user_alone_makes_it_another_question(
+    server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """What others do leaves the answer as it is; what the user does changes it at once."""
+    await like(events, "space-00")
+    first = await recommendations.Recommend(ASK)
+    await like(events, "love-00", user_id="grace")
+    assert ids(await recommendations.Recommend(ASK)) == ids(first)
+    assert given_again(server) == 1
+    await like(events, "love-00")
+    after = await recommendations.Recommend(ASK)
+    assert given_again(server) == 1
+    assert {item_id.split("-")[0] for item_id in ids(after)} == {"love"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pb.RecommendRequest(user_id="ada", page_size=6),
+        pb.RecommendRequest(user_id="ada", page_size=5, exclude_seen=False),
+        pb.RecommendRequest(user_id="ada", page_size=5, diversity=0.5),
+        pb.RecommendRequest(user_id="ada", page_size=5, exclude_item_ids=["space-07"]),
+        pb.RecommendRequest(user_id="ada", page_size=5, filter=pb.ItemFilter(categories=["love"])),
+        pb.RecommendRequest(user_id="ada", page_size=5, context_item_ids=["crime-00"]),
+        pb.RecommendRequest(user_id="ada", page_size=5, explain=True),
+        pb.RecommendRequest(user_id="grace", page_size=5),
+    ],
+)
+async def test_another_question_is_not_answered_with_it(
+    server: HeadwaterServer,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    other: pb.RecommendRequest,
+) -> None:
+    """Whatever a request asks differently, it is answered for itself."""
+    await like(events, "space-00")
+    await recommendations.Recommend(ASK)
+    await recommendations.Recommend(other)
+    assert given_again(server) == 0
+
+
+async def test_the_next_page_is_another_question(
+    server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """A second page is made, and given again as itself."""
+    await like(events, "space-00")
+    first = await recommendations.Recommend(ASK)
+    onward = pb.RecommendRequest(user_id="ada", page_size=5, page_token=first.next_page_token)
+    second = await recommendations.Recommend(onward)
+    assert not set(ids(first)) & set(ids(second))
+    assert ids(await recommendations.Recommend(onward)) == ids(second)
+    assert given_again(server) == 1
+
+
+async def test_a_change_of_the_catalogue_is_in_the_next_answer(
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    catalog: CatalogServiceAsyncStub,
+) -> None:
+    """An item that is hidden is gone and its place is filled; back again, it is there again."""
+    await like(events, "space-00")
+    before = ids(await recommendations.Recommend(ASK))
+    for available in (False, True):
+        request = catalog_pb.SetAvailabilityRequest(item_ids=[before[0]], available=available)
+        await catalog.SetAvailability(request)
+        after = ids(await recommendations.Recommend(ASK))
+        assert len(after) == 5
+        assert (before[0] in after) is available
+
+
+async def test_an_item_that_ends_is_replaced_when_its_time_comes(
+    server: HeadwaterServer,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    catalog: CatalogServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Time alone takes an item away: the answer is made anew, and full."""
+    await like(events, "space-00")
+    first = ids(await recommendations.Recommend(ASK))[0]
+    listed = await catalog.GetItems(catalog_pb.GetItemsRequest(item_ids=[first]))
+    item = item_pb2.Item()
+    item.CopyFrom(listed.items[0])
+    end_s = int(time.time()) + 3600
+    item.expire_time.CopyFrom(Timestamp(seconds=end_s))
+    await catalog.UpsertItems(catalog_pb.UpsertItemsRequest(items=[item]))
+    assert ids(await recommendations.Recommend(ASK))[0] == first
+    assert ids(await recommendations.Recommend(ASK))[0] == first
+    assert given_again(server) == 1
+    monkeypatch.setattr(server.rooms.recommender, "_now_us", lambda: (end_s + 1) * 1_000_000)
+    after = ids(await recommendations.Recommend(ASK))
+    assert first not in after
+    assert len(after) == 5
+
+
+async def test_a_new_generation_and_a_new_strategy_answer_themselves(
+    settings: ServerSettings,
+    server: HeadwaterServer,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    channel: grpc.aio.Channel,
+    publish: Publish,
+) -> None:
+    """After a swap, and after another default strategy is written, nothing of before is given again."""
+    await like(events, "space-00")
+    assert (await recommendations.Recommend(ASK)).generation == 1
+    number = publish(settings, seed=2)
+    await server.rooms.generations.refresh()
+    assert (await recommendations.Recommend(ASK)).generation == number
+    tower = strategies_pb.StrategySource(name="tower")
+    only_love = strategies_pb.Strategy(sources=[tower], only=strategies_pb.StrategyOnly(categories=["love"]))
+    await StrategyServiceStub(channel).PutStrategy(strategies_pb.PutStrategyRequest(name="default", strategy=only_love))
+    after = await recommendations.Recommend(ASK)
+    assert {item_id.split("-")[0] for item_id in ids(after)} == {"love"}
+    assert given_again(server) == 0
+
+
+async def test_what_others_make_popular_is_never_kept(
+    server: HeadwaterServer,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+) -> None:
+    """Somebody without a history is shown what is popular at this moment, however often they ask."""
+    for _ in range(3):
+        await recommendations.Recommend(ASK)
+    await like(events, "crime-03", user_id="grace")
+    assert ids(await recommendations.Recommend(ASK))[0] == "crime-03"
+    assert given_again(server) == 0
