@@ -84,9 +84,13 @@ class Ranker:
         found: npt.NDArray[np.float32] = np.clip(features, lowest, highest) @ weights
         return found
 
+    def to_dict(self) -> dict[str, tuple[float, float, float]]:
+        """As a manifest holds it."""
+        return {name: (each.weight, each.lowest, each.highest) for name, each in self.weights.items()}
+
     @classmethod
     def from_dict(cls, content: Mapping[str, tuple[float, float, float]]) -> Ranker:
-        """What a manifest holds.
+        """What `to_dict` wrote.
 
         Raises:
             InvalidFieldError: naming the field.

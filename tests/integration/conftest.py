@@ -236,7 +236,7 @@ def _publish(
         shards=tuple(shards),
         co_visits=CO_VISITS if follows else None,
         blend={"strength": _CO_VISIT_STRENGTH} if follows else {},
-        ranker={name: tuple(weight) for name, weight in ranker.weights.items()},
+        ranker=ranker.to_dict(),
         metrics={"prequential_hr_at_10": 0.25},
     )
     store.write_manifest(number, manifest)

@@ -202,7 +202,7 @@ class Publisher:
             co_visits_delta=CO_VISITS_DELTA if CO_VISITS_DELTA in visits else None,
             trend=TREND,
             blend=draft.learner.blend.to_dict(),
-            ranker={name: tuple(weight) for name, weight in draft.ranker.weights.items()},
+            ranker=draft.ranker.to_dict(),
             metrics=dict(draft.metrics),
             checkpoint_items=checkpoint_items,
             refusal=refusal,
