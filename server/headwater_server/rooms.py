@@ -126,7 +126,12 @@ class Rooms:
         )
         self.log_tail = LogTail(self.log, self.in_database, self._apply)
         self.committer = GroupCommitter(self.log, self.in_writing, self.log_tail.committed, self.now_us)
-        self.embedder = UserEmbedder(self.in_compute, self.metrics, batch_tokens=settings.batch_tokens)
+        self.embedder = UserEmbedder(
+            self.in_compute,
+            self.metrics,
+            batch_tokens=settings.batch_tokens,
+            memory_bytes=settings.reading_memory_mib << 20,
+        )
         self.query_features = QueryFeatures(self._new_text_encoder)
         self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
         self.text_keeper = TextKeeper(self.view, self._stored_features, self.in_compute)
