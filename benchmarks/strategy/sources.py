@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from installations import installation_class, wait_until_serving
 
 from headwater_client import Client, event, item
+from headwater_core.catalogue import Item
 from headwater_core.text import TextEncoder
 
 TOP = 10
@@ -273,7 +274,9 @@ class Unlikeness:
         shown = {item_id for each in answered for slate in each.slates.values() for item_id, _ in slate[:TOP]}
         rows = [items[item_id] for item_id in sorted(shown) if item_id in items]
         self._categories = {row["item_id"]: frozenset(_categories(row)) for row in rows}
-        texts = ["\n".join([row["title"], ", ".join(_categories(row))]) for row in rows]
+        texts = [
+            Item(row["item_id"], title=row.get("title", ""), categories=tuple(_categories(row))).text() for row in rows
+        ]
         self._row_of = {row["item_id"]: number for number, row in enumerate(rows)}
         self._features = TextEncoder().encode(texts).astype(np.float32)
 
