@@ -44,6 +44,7 @@ from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.fusion import Ranking, fuse
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.kept_slates import Basis, KeptSlate, keep, kept, may_keep
+from headwater_server.likeness import likeness
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import Generations
@@ -52,6 +53,7 @@ from headwater_server.sources.candidate_source import Asked
 from headwater_server.sources.gathering import Gathered, Gathering
 from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, lower, pin
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
+from headwater_server.text_keeper import TextKeeper
 from headwater_server.user_states import UserState, UserStates
 
 HISTORY_UNAVAILABLE = "history"
@@ -113,6 +115,7 @@ class Recommender:
         embedder: UserEmbedder,
         view: CatalogueView,
         gathering: Gathering,
+        texts: TextKeeper,
         strategies: StrategyBook,
         experiments: ExperimentBook,
         *,
@@ -131,6 +134,7 @@ class Recommender:
             embedder: histories → interests.
             view: items for filters.
             gathering: asks the sources.
+            texts: knows what items' texts are like.
             strategies: what makes slates.
             experiments: which of them answers whom.
             event_types: gives the registered types.
@@ -145,6 +149,7 @@ class Recommender:
         self._embedder = embedder
         self._view = view
         self._gathering = gathering
+        self._texts = texts
         self._strategies = strategies
         self._experiments = experiments
         self._event_types = event_types
@@ -496,7 +501,11 @@ class Recommender:
 
     def _diversified(self, space: ItemSpace, slate: list[Candidate], diversity: float, size: int) -> list[Candidate]:
         placed = [(candidate, row) for candidate in slate if (row := space.row(candidate.item_id)) is not None]
-        chosen = diversify([each for each, _ in placed], space.vectors([row for _, row in placed]), diversity, size)
+        item_ids = [each.item_id for each, _ in placed]
+        texts = self._texts.space.features(item_ids) if self._texts.space is not None else {}
+        items = [self._view.items.get(item_id) for item_id in item_ids]
+        alike = likeness(items, texts, space.vectors([row for _, row in placed]))
+        chosen = diversify([each for each, _ in placed], alike, diversity, size)
         # What has no vector cannot be compared; it comes last rather than not at all.
         unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
         return (chosen + unplaced)[:size]

@@ -177,6 +177,7 @@ class Rooms:
             self.embedder,
             self.view,
             Gathering(sources, self.in_compute, self.metrics),
+            self.text_keeper,
             self.strategies,
             self.experiments,
             event_types=lambda: self.event_types,

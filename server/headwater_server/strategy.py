@@ -196,13 +196,16 @@ def values(item: Item, key: str) -> Sequence[str]:
 
 
 def diversify(
-    candidates: Sequence[Candidate], vectors: npt.NDArray[np.float32], diversity: float, size: int
+    candidates: Sequence[Candidate], alike: npt.NDArray[np.float32], diversity: float, size: int
 ) -> list[Candidate]:
-    """Re-order by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998).
+    """Re-order by marginal relevance (Carbonell & Goldstein, SIGIR 1998): the next is relevant and unlike the chosen.
+
+    Unlike theirs, an item is compared with the mean of what is chosen, not with the nearest of it: that raises what is
+    measured as intra-list diversity, the mean over all pairs, for less relevance (docs/strategy.md).
 
     Args:
         candidates: best first, n of them.
-        vectors: their item vectors, shape (n, d).
+        alike: how alike they are in pairs, at most 1, shape (n, n).
         diversity: 0 keeps the order, 1 looks at nothing but dissimilarity to what is already chosen.
         size: how many to choose.
     """
@@ -211,14 +214,13 @@ def diversify(
     scores = np.array([candidate.score for candidate in candidates], dtype=np.float32)
     spread = float(scores.max() - scores.min()) or 1.0
     relevance = (scores - scores.min()) / spread  # (n,), 0..1
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    nearest = np.full(len(candidates), -1.0, dtype=np.float32)  # highest cosine to anything chosen
+    to_chosen = np.zeros(len(candidates), dtype=np.float32)  # summed over what is chosen
     chosen: list[int] = []
     open_ = np.ones(len(candidates), dtype=bool)
     while len(chosen) < min(size, len(candidates)):
-        gain = (1.0 - diversity) * relevance - (diversity * nearest if chosen else 0.0)
+        gain = (1.0 - diversity) * relevance - diversity * to_chosen / max(1, len(chosen))
         best = int(np.argmax(np.where(open_, gain, -np.inf)))
         chosen.append(best)
         open_[best] = False
-        nearest = np.maximum(nearest, unit @ unit[best])
+        to_chosen += alike[best]
     return [candidates[index] for index in chosen]
