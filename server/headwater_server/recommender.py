@@ -36,6 +36,7 @@ from headwater_server.explanations.removal import Raiser, raisers
 from headwater_server.explanations.wording import unspoken
 from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.fusion import Ranking, fuse
+from headwater_server.interleaving import interleave
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
@@ -72,7 +73,9 @@ class Slate:
     degraded_parts: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     assignment: Assignment | None = None
-    """The experiment's arm that answered; None: no experiment took the request."""
+    """The experiment that answered, and with which arm; None: none took the request."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Interleaved: by arm, with which probability a place is its own."""
     raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
     """The events that raised each item, where that was asked for."""
 
@@ -151,9 +154,31 @@ class Recommender:
         """
         known = await self.known(query.audience)
         assigned = None if named is not None else self._assigned(query, known)
-        named = named or self._strategy(query, assigned)
+        arms = dict.fromkeys(assigned.turns if assigned else ())
+        generation = self._generation(query, next((arm.label for arm in arms), ""))
+        if assigned is None or assigned.assignment.arm:
+            named = named or self._strategy(query, next((arm.strategy for arm in arms), ""))
+            slate = await self._slate(query, known, generation, named)
+            return dataclasses.replace(slate, assignment=assigned.assignment if assigned else None)
+        made = await asyncio.gather(
+            *(self._slate(query, known, generation, self._strategy(query, arm.strategy)) for arm in arms)
+        )
+        slates = {arm.name: slate.candidates for arm, slate in zip(arms, made, strict=True)}
+        return dataclasses.replace(
+            made[0],
+            candidates=interleave(slates, [arm.name for arm in assigned.turns]),
+            has_more=any(slate.has_more for slate in made),
+            degraded_parts=list(dict.fromkeys(part for slate in made for part in slate.degraded_parts)),
+            assignment=assigned.assignment,
+            shares=assigned.shares,
+            raisers={item_id: events for slate in reversed(made) for item_id, events in slate.raisers.items()},
+        )
+
+    async def _slate(
+        self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
+    ) -> Slate:
+        """What one strategy answers."""
         strategy = named.strategy
-        generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
@@ -172,8 +197,7 @@ class Recommender:
         slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
-        assignment = assigned.assignment if assigned else None
-        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised)
+        return Slate(generation, named, slate, has_more, missing, notices, raisers=raised)
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
@@ -354,7 +378,7 @@ class Recommender:
         return found
 
     def _assigned(self, query: RecommendQuery, known: Known) -> Assigned | None:
-        """The arm of an experiment that answers; requests that say themselves what answers take no part.
+        """What of an experiment answers; requests that say themselves what answers take no part.
 
         Nor do further pages: they go on by what made the first.
         """
@@ -362,12 +386,12 @@ class Recommender:
             return None
         subject = query.audience.subject
         key = f"{subject.kind}:{subject.id}" if subject is not None else query.session_id
-        return self._experiments.assign(key, len(known.history), query.surface, query.context)
+        return self._experiments.assign(key, len(known.history), query.surface, query.context, query.page_size)
 
-    def _strategy(self, query: RecommendQuery, assigned: Assigned | None) -> NamedStrategy:
+    def _strategy(self, query: RecommendQuery, of_arm: str) -> NamedStrategy:
         if query.strategy:
             return self._strategies.of(query.strategy)
-        wanted = assigned.arm.strategy if assigned else query.page.strategy if query.page is not None else ""
+        wanted = of_arm or (query.page.strategy if query.page is not None else "")
         try:
             return self._strategies.of(wanted)
         except InvalidFieldError:
