@@ -158,12 +158,15 @@ class Recommender:
         generation = self._generation(query, next((arm.label for arm in arms), ""))
         if assigned is None or assigned.assignment.arm:
             named = named or self._strategy(query, next((arm.strategy for arm in arms), ""))
-            slate = await self._slate(query, known, generation, named)
-            return dataclasses.replace(slate, assignment=assigned.assignment if assigned else None)
-        made = await asyncio.gather(
+            slate, item_filter = await self._slate(query, known, generation, named)
+            candidates = self._still_shown(slate, item_filter)
+            assignment = assigned.assignment if assigned else None
+            return dataclasses.replace(slate, candidates=candidates, assignment=assignment)
+        answers = await asyncio.gather(
             *(self._slate(query, known, generation, self._strategy(query, arm.strategy)) for arm in arms)
         )
-        slates = {arm.name: slate.candidates for arm, slate in zip(arms, made, strict=True)}
+        made = [slate for slate, _ in answers]
+        slates = {arm.name: self._still_shown(*answer) for arm, answer in zip(arms, answers, strict=True)}
         return dataclasses.replace(
             made[0],
             candidates=interleave(slates, [arm.name for arm in assigned.turns]),
@@ -176,8 +179,8 @@ class Recommender:
 
     async def _slate(
         self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
-    ) -> Slate:
-        """What one strategy answers."""
+    ) -> tuple[Slate, ItemFilter]:
+        """What one strategy answers, and what it lets pass: some of it may have gone meanwhile."""
         strategy = named.strategy
         notices = self._notices(query)
         item_filter = self._filter(query, known, strategy)
@@ -192,12 +195,14 @@ class Recommender:
                 break
             pool *= _POOL  # what caps refuse makes room for what is further down
         raised = await self._raisers(query, asked, slate)
-        # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
-        now_us = self._now_us()
-        slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
-        return Slate(generation, named, slate, has_more, missing, notices, raisers=raised)
+        return Slate(generation, named, slate, has_more, missing, notices, raisers=raised), item_filter
+
+    def _still_shown(self, slate: Slate, item_filter: ItemFilter) -> list[Candidate]:
+        """The slate without what has gone or been hidden while the answer was made: nothing hidden ever leaks."""
+        now_us, items = self._now_us(), self._view.items
+        return [each for each in slate.candidates if item_filter.passes(items.get(each.item_id), now_us)]
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
