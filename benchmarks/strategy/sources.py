@@ -121,7 +121,9 @@ def main() -> int:
         installation.start_updater()
         with Client(installation.address) as client:
             wait_until_serving(client)
-            strategies = put_strategies(client, repeats=arguments.repeats, depth=arguments.depth, diversities=arguments.diversities)
+            strategies = put_strategies(
+                client, repeats=arguments.repeats, depth=arguments.depth, diversities=arguments.diversities
+            )
             answered = list(answers(client, strategies, events[:cut], events[cut:], items, known, arguments))
     if arguments.lists:
         with arguments.lists.open("w") as file:
@@ -156,13 +158,13 @@ def write(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) ->
         writer.writerows(rows)
 
 
-def put_strategies(client: Client, *, repeats: bool, depth: int, diversities: Sequence[float]) -> dict[str, dict[str, Any]]:
+def put_strategies(
+    client: Client, *, repeats: bool, depth: int, diversities: Sequence[float]
+) -> dict[str, dict[str, Any]]:
     """What is asked for, by the name it has in the report: arguments of `recommend`."""
     singles = (*SINGLES, "repeat") if repeats else SINGLES
     documents = {name: {"sources": [{"name": name}], "ranking": "ranks", "budget_ms": _BUDGET_MS} for name in singles}
-    documents["fused"] = {
-        "sources": [{"name": name} for name in singles], "ranking": "ranks", "budget_ms": _BUDGET_MS
-    }
+    documents["fused"] = {"sources": [{"name": name} for name in singles], "ranking": "ranks", "budget_ms": _BUDGET_MS}
     blend = [{"name": name} for name in ("tower", "co_visit", "repeat", "popular")]
     documents["blend"] = {"sources": blend, "budget_ms": _BUDGET_MS}
     for name, document in documents.items():
@@ -211,8 +213,11 @@ def answers(
                 slates = {}
                 for name, request in strategies.items():
                     answer = client.recommend(
-                        user_id=block.user_id, exclude_seen=not arguments.repeats, min_consistency_token=token,
-                        timeout_s=60, **request,
+                        user_id=block.user_id,
+                        exclude_seen=not arguments.repeats,
+                        min_consistency_token=token,
+                        timeout_s=60,
+                        **request,
                     )
                     if answer.degraded:
                         sys.stderr.write(f"{name}: without {answer.degraded_reasons}\n")
@@ -227,9 +232,7 @@ def _drawn(rng: np.random.Generator, numbers: Sequence[int], n: int) -> set[int]
     return set(rng.choice(numbers, min(n, len(numbers)), replace=False).tolist()) if numbers else set()
 
 
-def _write(
-    client: Client, rows: Sequence[dict[str, str]], items: dict[str, dict[str, str]], known: set[str]
-) -> str:
+def _write(client: Client, rows: Sequence[dict[str, str]], items: dict[str, dict[str, str]], known: set[str]) -> str:
     """Write events, then what they tell of new items; gives a consistency token."""
     token = ""
     for start in range(0, len(rows), _BATCH):

@@ -67,7 +67,7 @@ class ServerMetrics:
         )
         self.slates = Counter(
             "headwater_experiment_slates",
-            "Slates, by experiment and arm.",
+            "Slates, by experiment and arm; an interleaved one counts for each arm that has a place.",
             ["experiment", "arm"],
             registry=self.registry,
         )

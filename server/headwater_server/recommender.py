@@ -42,6 +42,7 @@ from headwater_server.explanations.removal import Raiser, raisers
 from headwater_server.explanations.wording import unspoken
 from headwater_server.filters import ItemFilter, unknown_categories
 from headwater_server.fusion import Ranking, fuse
+from headwater_server.interleaving import interleave
 from headwater_server.item_space import Found, ItemSpace
 from headwater_server.kept_slates import Basis, KeptSlate, keep, kept, may_keep
 from headwater_server.likeness import likeness
@@ -84,7 +85,9 @@ class Slate:
     degraded_parts: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     assignment: Assignment | None = None
-    """The experiment's arm that answered; None: no experiment took the request."""
+    """The experiment that answered, and with which arm; None: none took the request."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Interleaved: by arm, with which probability a place is its own."""
     raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
     """The events that raised each item, where that was asked for."""
     features: Mapping[str, Features] = field(default_factory=dict)
@@ -173,14 +176,41 @@ class Recommender:
         """
         known = await self.known(query.audience)
         assigned = None if named is not None else self._assigned(query, known)
-        named = named or self._strategy(query, assigned)
+        arms = dict.fromkeys(assigned.turns if assigned else ())
+        generation = self._generation(query, next((arm.label for arm in arms), ""))
+        if assigned is None or assigned.assignment.arm:
+            named = named or self._strategy(query, next((arm.strategy for arm in arms), ""))
+            slate, item_filter = await self._slate(query, known, generation, named)
+            candidates = self._still_shown(slate, item_filter)
+            assignment = assigned.assignment if assigned else None
+            return replace(slate, candidates=candidates, assignment=assignment)
+        answers = await asyncio.gather(
+            *(self._slate(query, known, generation, self._strategy(query, arm.strategy)) for arm in arms)
+        )
+        made = [slate for slate, _ in answers]
+        slates = {arm.name: self._still_shown(*answer) for arm, answer in zip(arms, answers, strict=True)}
+        return replace(
+            made[0],
+            candidates=interleave(slates, [arm.name for arm in assigned.turns]),
+            has_more=any(slate.has_more for slate in made),
+            degraded_parts=list(dict.fromkeys(part for slate in made for part in slate.degraded_parts)),
+            assignment=assigned.assignment,
+            shares=assigned.shares,
+            raisers={item_id: events for slate in reversed(made) for item_id, events in slate.raisers.items()},
+            features={item_id: read for slate in made for item_id, read in slate.features.items()},
+            is_kept=all(slate.is_kept for slate in made),
+        )
+
+    async def _slate(
+        self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
+    ) -> tuple[Slate, ItemFilter]:
+        """What one strategy answers, and what it lets pass: some of it may have gone meanwhile."""
         strategy = named.strategy
-        generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
-        assignment = assigned.assignment if assigned else None
         basis = self._basis(query, known, generation, named)
         if basis is not None and (again := self._kept(known, basis)) is not None:
-            return Slate(generation, named, again.candidates, again.has_more, [], notices, assignment, is_kept=True)
+            made = Slate(generation, named, again.candidates, again.has_more, notices=notices, is_kept=True)
+            return made, replace(query.item_filter, only=strategy.limits)
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
         wanted = query.page_size + 1  # one more tells whether there is a next page
@@ -197,16 +227,19 @@ class Recommender:
                 break
             pool *= _POOL  # what caps refuse makes room for what is further down
         raised = await self._raisers(query, asked, slate)
-        # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
-        now_us = self._now_us()
-        slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
         if strategy.ranking == LEARNED and not generation.ranker:
             notices.append(_NOTHING_LEARNED)
         has_more = len(ranked) > query.page_size
         missing = [*degraded_parts, *gathered.left_out]
         if basis is not None and known.state is not None and not features and may_keep(gathered.proposals, missing):
             keep(known.state.slates, KeptSlate(basis, slate, has_more))
-        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised, features)
+        made = Slate(generation, named, slate, has_more, missing, notices, raisers=raised, features=features)
+        return made, item_filter
+
+    def _still_shown(self, slate: Slate, item_filter: ItemFilter) -> list[Candidate]:
+        """The slate without what has gone or been hidden while the answer was made: nothing hidden ever leaks."""
+        now_us, items = self._now_us(), self._view.items
+        return [each for each in slate.candidates if item_filter.passes(items.get(each.item_id), now_us)]
 
     def _basis(
         self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
@@ -448,7 +481,7 @@ class Recommender:
         return found
 
     def _assigned(self, query: RecommendQuery, known: Known) -> Assigned | None:
-        """The arm of an experiment that answers; requests that say themselves what answers take no part.
+        """What of an experiment answers; requests that say themselves what answers take no part.
 
         Nor do further pages: they go on by what made the first.
         """
@@ -456,12 +489,12 @@ class Recommender:
             return None
         subject = query.audience.subject
         key = f"{subject.kind}:{subject.id}" if subject is not None else query.session_id
-        return self._experiments.assign(key, len(known.history), query.surface, query.context)
+        return self._experiments.assign(key, len(known.history), query.surface, query.context, query.page_size)
 
-    def _strategy(self, query: RecommendQuery, assigned: Assigned | None) -> NamedStrategy:
+    def _strategy(self, query: RecommendQuery, of_arm: str) -> NamedStrategy:
         if query.strategy:
             return self._strategies.of(query.strategy)
-        wanted = assigned.arm.strategy if assigned else query.page.strategy if query.page is not None else ""
+        wanted = of_arm or (query.page.strategy if query.page is not None else "")
         try:
             return self._strategies.of(wanted)
         except InvalidFieldError:

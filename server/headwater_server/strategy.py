@@ -26,6 +26,8 @@ class Candidate:
     score: float
     sources: tuple[str, ...]
     """What proposed it, the first to do so first."""
+    arm: str = ""
+    """Of an interleaved slate: the experiment's arm whose place it has."""
 
 
 def fill(slate: Sequence[Candidate], proposals: Iterable[Found], size: int) -> list[Candidate]:
