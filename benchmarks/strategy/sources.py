@@ -1,12 +1,13 @@
 """What each source is worth as it is served, alone and merged, event by event.
 
-`python benchmarks/strategy/sources.py --events E.csv.gz --items I.csv.gz --folder F --out sources.json` trains on the first
-four fifths of a set's events, starts a real server and a real updater, and goes through the rest in the order of time
-over gRPC. What shares a moment (a user's basket) is one block: before any event of that moment is written, the server is
-asked for a slate of ten by each strategy, for a random sample of the blocks and for those of users with at most two events
-behind them. Then all of it is written, whoever was asked for or not, and the updater learns it. An item is upserted right
-after its first event: nothing is known of it before, so its first event is a miss for all. `--repeats`: a user's seen
-items stay candidates.
+`python benchmarks/strategy/sources.py --events E.csv.gz --items I.csv.gz --folder F --out sources.json` trains on the
+first four fifths of a set's events, starts a real server and a real updater on a copy of that, and goes through the
+rest in the order of time over gRPC. What shares a moment (a user's basket) is one block: before any event of that
+moment is written, the server is asked for a slate of ten by each strategy, for a random sample of the blocks and for
+those of users with at most two events behind them. Then all of it is written, whoever was asked for or not, and the
+updater learns it.
+An item is upserted right after its first event: nothing is known of it before, so its first event is a miss for all.
+`--repeats`: a user's seen items stay candidates.
 
 Of each block: the mean NDCG@10 of its targets (each by itself, as `headwater-updater evaluate` has it), whether any was
 hit, and how unlike the slate's items are, in pairs: by categories (1 - Jaccard) and by text (1 - cosine of the BERT
@@ -17,6 +18,7 @@ written, too, with its scores, for fitting something else to them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import gzip
 import itertools
@@ -36,9 +38,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from installations import installation_class, wait_until_serving
 
-from headwater_client import Client, event, item
+from headwater_client import Client, RecommendRequest, RpcError, event, item
 from headwater_core.catalogue import Item
 from headwater_core.text import TextEncoder
+from headwater_server.strategy_book import built_in_strategy
 
 TOP = 10
 COLUMNS = ("user_id", "item_id", "timestamp", "event_type", "value")
@@ -46,10 +49,11 @@ NEVER_TARGETS = frozenset({"cancel", "dislike", "hide"})
 NEWCOMER = 2
 """Users with so many events behind them, at most, are reported apart."""
 SINGLES = ("tower", "co_visit", "popular", "category", "text", "fresh")
-DIVERSITIES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+DIVERSITIES = (0.1, 0.3, 0.5, 0.7)
 _BUDGET_MS = 10_000
 _RESAMPLES = 2_000
 _BATCH = 500
+_ATTEMPTS = 10
 
 
 class Block(NamedTuple):
@@ -124,10 +128,14 @@ def main() -> int:
             strategies = put_strategies(
                 client, repeats=arguments.repeats, depth=arguments.depth, diversities=arguments.diversities
             )
-            answered = list(answers(client, strategies, events[:cut], events[cut:], items, known, arguments))
-    if arguments.lists:
-        with arguments.lists.open("w") as file:
-            file.writelines(json.dumps(each._asdict()) + "\n" for each in answered)
+            answered = []
+            lists = arguments.lists.open("w") if arguments.lists else contextlib.nullcontext()
+            with lists as file:
+                for each in answers(client, strategies, events[:cut], events[cut:], items, known, arguments):
+                    answered.append(each)
+                    if file is not None:
+                        file.write(json.dumps(each._asdict()) + "\n")
+                        file.flush()
     report = summary(answered, list(strategies), Unlikeness(items, answered))
     show(report)
     if arguments.out:
@@ -167,13 +175,13 @@ def put_strategies(
     documents["fused"] = {"sources": [{"name": name} for name in singles], "ranking": "ranks", "budget_ms": _BUDGET_MS}
     blend = [{"name": name} for name in ("tower", "co_visit", "repeat", "popular")]
     documents["blend"] = {"sources": blend, "budget_ms": _BUDGET_MS}
+    documents["default"] = {**built_in_strategy(10, 3).to_dict(), "budget_ms": _BUDGET_MS}
     for name, document in documents.items():
         client.put_strategy(name, document)
     asked: dict[str, dict[str, Any]] = {name: {"strategy": name, "page_size": depth} for name in (*singles, "blend")}
-    asked["fused"] = {"strategy": "fused", "page_size": TOP}
-    asked["default"] = {"page_size": TOP}
+    asked |= {name: {"strategy": name, "page_size": TOP} for name in ("fused", "default")}
     for diversity in diversities:
-        asked[f"default, diversity {diversity}"] = {"page_size": TOP, "diversity": diversity}
+        asked[f"default, diversity {diversity}"] = {**asked["default"], "diversity": diversity}
     return asked
 
 
@@ -210,22 +218,35 @@ def answers(
             pending = []
         for number, block in together:
             if number in asked_for:
-                slates = {}
-                for name, request in strategies.items():
-                    answer = client.recommend(
-                        user_id=block.user_id,
-                        exclude_seen=not arguments.repeats,
-                        min_consistency_token=token,
-                        timeout_s=60,
-                        **request,
-                    )
-                    if answer.degraded:
-                        sys.stderr.write(f"{name}: without {answer.degraded_reasons}\n")
-                    slates[name] = [(each.item_id, each.score) for each in answer]
+                slates = ask(client, strategies, block.user_id, token, exclude_seen=not arguments.repeats)
                 yield Answered(block.user_id, number in sampled, n_before[block.user_id], block.targets, slates)
         for _, block in together:
             n_before[block.user_id] += len(block.rows)
             pending += block.rows
+
+
+def ask(
+    client: Client, strategies: dict[str, dict[str, Any]], user_id: str, token: str, *, exclude_seen: bool
+) -> dict[str, list[tuple[str, float]]]:
+    """A slate by each strategy, in one call.
+
+    Raises:
+        RuntimeError: one of them failed, or was degraded again and again, which would not be the strategy's fault.
+    """
+    requests = [
+        RecommendRequest(user_id=user_id, exclude_seen=exclude_seen, min_consistency_token=token, **request)
+        for request in strategies.values()
+    ]
+    for _ in range(_ATTEMPTS):
+        found = client.batch_recommend(requests, timeout_s=60)
+        if not any(isinstance(answer, RpcError) or answer.degraded for answer in found):
+            break
+    slates = {}
+    for name, answer in zip(strategies, found, strict=True):
+        if isinstance(answer, RpcError) or answer.degraded:
+            raise RuntimeError(f"{name}: {answer}")
+        slates[name] = [(each.item_id, each.score) for each in answer]
+    return slates
 
 
 def _drawn(rng: np.random.Generator, numbers: Sequence[int], n: int) -> set[int]:

@@ -16,8 +16,8 @@ Likeness = npt.NDArray[np.float32]
 def likeness(items: Sequence[Item | None], texts: Mapping[str, Vectors], vectors: Vectors) -> Likeness:
     """How alike n items are in pairs, at most 1.
 
-    The mean of the categories' Jaccard index and the texts' cosine, or that of the two which both items have; where they
-    share neither kind of description, the cosine of their vectors.
+    The mean of the categories' Jaccard index and the texts' cosine, or that of the two which both items have; where
+    they share neither kind of description, the cosine of their vectors.
 
     Args:
         items: n of them, None for one that the catalogue does not have.

@@ -64,6 +64,8 @@ STATE_LIMIT_S = 1.0
 _CONTEXT_EVENT = "view"
 _POOL = 5
 """Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
+_FUSED_DEPTH = 50
+"""So many of each source's items are fused, at least: what several sources propose must not stand too far down to meet."""
 _BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
 """What proposes nothing that the blend leaves out."""
 _LOGARITHMIC = frozenset({BLEND, LEARNED})
@@ -325,7 +327,7 @@ class Recommender:
         with_places = [source.name for source in strategy.sources if source.every]
         if strategy.ranking != BLEND:
             names = [source.name for source in strategy.sources]
-            gathered = await self._gathering.ask(names, asked, pool, until_s)
+            gathered = await self._gathering.ask(names, asked, max(pool, _FUSED_DEPTH), until_s)
             rankings: dict[str, Ranking] = {
                 source.name: Ranking([each.item_id for each in gathered.proposals[source.name]], source.weight)
                 for source in strategy.sources

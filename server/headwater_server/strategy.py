@@ -200,10 +200,7 @@ def values(item: Item, key: str) -> Sequence[str]:
 def diversify(
     candidates: Sequence[Candidate], alike: npt.NDArray[np.float32], diversity: float, size: int
 ) -> list[Candidate]:
-    """Re-order by marginal relevance (Carbonell & Goldstein, SIGIR 1998): the next is relevant and unlike the chosen.
-
-    Unlike theirs, an item is compared with the mean of what is chosen, not with the nearest of it: that raises what is
-    measured as intra-list diversity, the mean over all pairs, for less relevance (docs/strategy.md).
+    """Re-order by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998).
 
     Args:
         candidates: best first, n of them.
@@ -216,13 +213,13 @@ def diversify(
     scores = np.array([candidate.score for candidate in candidates], dtype=np.float32)
     spread = float(scores.max() - scores.min()) or 1.0
     relevance = (scores - scores.min()) / spread  # (n,), 0..1
-    to_chosen = np.zeros(len(candidates), dtype=np.float32)  # summed over what is chosen
+    nearest = np.full(len(candidates), -1.0, dtype=np.float32)  # most alike to anything chosen
     chosen: list[int] = []
     open_ = np.ones(len(candidates), dtype=bool)
     while len(chosen) < min(size, len(candidates)):
-        gain = (1.0 - diversity) * relevance - diversity * to_chosen / max(1, len(chosen))
+        gain = (1.0 - diversity) * relevance - (diversity * nearest if chosen else 0.0)
         best = int(np.argmax(np.where(open_, gain, -np.inf)))
         chosen.append(best)
         open_[best] = False
-        to_chosen += alike[best]
+        nearest = np.maximum(nearest, alike[best])
     return [candidates[index] for index in chosen]

@@ -228,13 +228,6 @@ def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
     assert ids(diversify(near, alike, 0.9, 2)) == ["a1", "b1"]
 
 
-def test_diversity_looks_at_all_that_is_chosen() -> None:
-    """What is a little like one chosen item comes before what is like every one of them, if less so."""
-    near = candidates(TOWER, ("a", 1.0), ("b", 0.99), ("c", 0.0), ("d", 0.0))
-    alike = np.array([[1, 0, 0.7, 0.4], [0, 1, 0, 0.4], [0.7, 0, 1, 0], [0.4, 0.4, 0, 1]], dtype=np.float32)
-    assert ids(diversify(near, alike, 0.5, 3)) == ["a", "b", "c"]  # 0.35 in the mean, against 0.4
-
-
 @given(
     st.lists(st.tuples(st.floats(-5, 5, width=32), st.integers(-3, 3), st.integers(-3, 3)), max_size=12),
     st.floats(0, 1),
