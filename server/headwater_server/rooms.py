@@ -25,7 +25,7 @@ from headwater_core.document_store import DocumentStore
 from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
-from headwater_core.experiments import THOMPSON, Experiment, check_disjoint
+from headwater_core.experiments import FIXED, Experiment, check_disjoint
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.histories import kept_length
@@ -338,7 +338,7 @@ class Rooms:
     async def refresh_tallies(self) -> None:
         """Read how the arms of the experiments that learn stand."""
         for name, experiment in self.experiments.experiments.items():
-            if experiment.allocation == THOMPSON:
+            if experiment.allocation != FIXED:
                 self.experiments.learn(name, await self.in_database(self.tallies.of, name))
 
     async def register_event_types(self, names: Collection[str]) -> None:
