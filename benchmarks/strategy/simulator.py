@@ -16,8 +16,8 @@ drawn and written, with its token. What each slate earns is known, since the sim
     one source    each strategy alone, all the time: the best of them is known when all is over
 
 Regret is what the oracle would have earned more. A strategy has recovered from a change when its mean over the last
-users has come within 90 % of the best strategy's. A change tells policies apart when what was best before no longer
-earns 90 % of the best. `simulator_report.py` adds up several seeds.
+users has come within 90 % of the best strategy's, and stays there in the mean. A change tells policies apart when what
+was best before no longer earns 90 % of the best. `simulator_report.py` adds up several seeds.
 """
 
 from __future__ import annotations
@@ -294,10 +294,15 @@ def daily_refit(single: dict[str, np.ndarray], day: int) -> np.ndarray:
 
 
 def recovery(values: np.ndarray, best: np.ndarray) -> int:
-    """After how many visits the mean of the last _WINDOW has come within 90 % of the best's; all: it has not."""
+    """After how many visits the means of the last _WINDOW and of all to come are within 90 % of the best's; all: never.
+
+    The last alone say too little: right after a change the best may be as low as everything else for a while.
+    """
     for end in range(1, len(values) + 1):
-        window = slice(max(0, end - _WINDOW), end)
-        if end >= _WINDOW // 2 and values[window].mean() >= _RECOVERED * best[window].mean():
+        window, rest = slice(max(0, end - _WINDOW), end), slice(end - 1, None)
+        if end >= _WINDOW // 2 and all(
+            values[part].mean() >= _RECOVERED * best[part].mean() for part in (window, rest)
+        ):
             return end
     return len(values)
 

@@ -48,6 +48,8 @@ def test_recovered_is_whose_last_visits_are_near_the_best() -> None:
     assert recovery(best, best) == 50
     assert recovery(np.where(np.arange(300) >= 120, 1.0, 0.0), best) == 210
     assert recovery(np.full(300, 0.8), best) == 300
+    late = np.where(np.arange(300) >= 100, 1.0, 0.1)  # the best rises slowly, and another stays where both began
+    assert recovery(np.full(300, 0.1), late) == 300
 
 
 def test_only_changes_that_tell_policies_apart_can_be_asked_for() -> None:
