@@ -113,7 +113,7 @@ def main() -> int:
         with installation_class()(trained, environment) as installation:
             installation.start_server()
             write(trained / "train.csv", COLUMNS, events[:cut])
-            header = next(iter(items.values())).keys()
+            header = list(next(iter(items.values())))
             write(trained / "items.csv", header, [row for item_id, row in items.items() if item_id in known])
             installation.run("headwater", "import-items", str(trained / "items.csv"))
             installation.run("headwater", "import-events", str(trained / "train.csv"))

@@ -53,7 +53,7 @@ def _by_text(texts: Sequence[Vectors | None]) -> tuple[Likeness, npt.NDArray[np.
     for row, text in enumerate(texts):
         if text is not None:
             features[row] = text
-    has = features.any(1)
+    has: npt.NDArray[np.bool_] = np.any(features != 0.0, axis=1)
     return _cosines(features), has[:, None] & has
 
 

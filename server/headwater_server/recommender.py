@@ -65,7 +65,7 @@ _CONTEXT_EVENT = "view"
 _POOL = 5
 """Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
 _FUSED_DEPTH = 50
-"""So many of each source's items are fused, at least: what several sources propose must not stand too far down to meet."""
+"""So many of each source's items are fused, at least: fewer seldom meet."""
 _BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
 """What proposes nothing that the blend leaves out."""
 _LOGARITHMIC = frozenset({BLEND, LEARNED})

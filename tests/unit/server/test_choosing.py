@@ -238,7 +238,7 @@ def test_diversity_chooses_each_candidate_once(rows: list[tuple[float, int, int]
     rows.sort(key=lambda row: -row[0])
     given_ = [Candidate(str(index), score, (TOWER,)) for index, (score, _, _) in enumerate(rows)]
     vectors = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), 2)
-    chosen = diversify(given_, vectors @ vectors.T / 18, diversity, size)
+    chosen = diversify(given_, vectors @ vectors.T / np.float32(18), diversity, size)
     assert len(chosen) == len(set(ids(chosen))) == min(size, len(rows))
     if chosen and diversity < 1.0:
         assert chosen[0].score == given_[0].score
