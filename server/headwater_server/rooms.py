@@ -55,6 +55,7 @@ from headwater_server.reload import Generations
 from headwater_server.searcher import Searcher
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
+from headwater_server.slate_maker import SlateMaker
 from headwater_server.sources.candidate_source import CandidateSource
 from headwater_server.sources.context import ContextSource
 from headwater_server.sources.fresh import FreshSource
@@ -171,18 +172,26 @@ class Rooms:
             FreshSource(settings.fresh_top_share),
             TextSource(self.text_keeper),
         )
+        self.gathering = Gathering(sources, self.in_compute, self.metrics)
+        maker = SlateMaker(
+            self.gathering,
+            self.view,
+            self.text_keeper,
+            CandidateFeatures(self.view, self.popularity, lambda: self.event_types),
+            event_types=lambda: self.event_types,
+            run_in_compute=self.in_compute,
+            now_us=self.now_us,
+        )
         self.recommender = Recommender(
             self.states,
             self.generations,
             self.embedder,
             self.view,
-            Gathering(sources, self.in_compute, self.metrics),
-            self.text_keeper,
+            maker,
             self.strategies,
             self.experiments,
             event_types=lambda: self.event_types,
             query_features=self.query_features,
-            features=CandidateFeatures(self.view, self.popularity, lambda: self.event_types),
             run_in_compute=self.in_compute,
             now_us=self.now_us,
         )
