@@ -221,7 +221,9 @@ class Recommender:
         self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
     ) -> Basis | None:
         """What the answer rests on; None where it rests on more than that, too."""
-        if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain:
+        # Variety goes by texts, too, whose features may arrive at any moment.
+        is_varied = named.strategy.diversity if query.diversity is None else query.diversity
+        if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain or is_varied:
             return None
         return Basis(
             known.state.version,
@@ -233,7 +235,6 @@ class Recommender:
             query.page,
             query.item_filter,
             query.exclude_seen,
-            query.diversity,
         )
 
     def _kept(self, known: Known, basis: Basis) -> KeptSlate | None:
