@@ -59,7 +59,7 @@ async def _answer(folder: Path, n_calls: int) -> float:
     requests = [pb.RecommendRequest(user_id=str(1 + number % 600)) for number in range(n_calls)]
     for request in requests[:600]:  # histories into memory, sources known to be quick
         await service._recommend(request)
-    ask = rooms.recommender._gathering.ask
+    ask = rooms.gathering.ask
 
     async def asking(*given: Any) -> Any:
         began_s = time.perf_counter()
@@ -68,7 +68,7 @@ async def _answer(folder: Path, n_calls: int) -> float:
         finally:
             _spent_s["asking"] += time.perf_counter() - began_s
 
-    setattr(rooms.recommender._gathering, "ask", asking)  # noqa: B010
+    setattr(rooms.gathering, "ask", asking)  # noqa: B010
     _spent_s.clear()
     began_s = time.perf_counter()
     for request in requests:

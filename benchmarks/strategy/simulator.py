@@ -2,21 +2,22 @@
 
 `python benchmarks/strategy/simulator.py --folder F --out simulator.json --plot docs/strategy/simulator.png`
 trains on the demo's MovieLens ratings, starts a server, and lets users come, one after another. What they like changes
-without notice: each to their own taste (which drifts all the time), then everybody to the same thirty films, then to
-what has come out meanwhile; new films keep coming. They look at a slate from the top and click what attracts them
-(cascade-like position bias), and now and then watch something that nobody showed them.
+without notice, from one to another of three moods: each user's own taste (which drifts all the time), thirty films that
+everybody wants to see, and what has come out of late; new films keep coming. They look at a slate from the top and
+click what attracts them (cascade-like position bias), and now and then watch something that nobody showed them.
 
 Four strategies stand for single sources. For every visit the server is asked for the slate of each of them, and, on
-the surface `home`, for that of an experiment that learns (Thompson sampling). Only the latter is shown: its clicks are
+the surface `home`, for that of an experiment that learns (`--allocation`). Only the latter is shown: its clicks are
 drawn and written, with its token. What each slate earns is known, since the simulator made up who likes what:
 
     adaptive      the experiment
     daily refit   once a day the strategy that was best on the day before; it is told all slates of all of them
     oracle        whatever is best for this mood of the world, known in advance
-    one source    each strategy alone, all the time
+    one source    each strategy alone, all the time: the best of them is known when all is over
 
 Regret is what the oracle would have earned more. A strategy has recovered from a change when its mean over the last
-users has come within 90 % of the best strategy's.
+users has come within 90 % of the best strategy's, and stays there in the mean. A change tells policies apart when what
+was best before no longer earns 90 % of the best. `simulator_report.py` adds up several seeds.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,7 +145,8 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=12_000, help="visits in all")
     parser.add_argument("--phases", type=int, default=6)
     parser.add_argument("--day", type=int, default=2_000, help="visits in a day, after which the daily refit chooses")
-    parser.add_argument("--half-life", type=float, default=100.0, help="of the experiment, in slates")
+    parser.add_argument("--allocation", choices=("thompson", "interleaved"), default="interleaved")
+    parser.add_argument("--half-life", type=float, default=50.0, help="of the experiment, in slates")
     parser.add_argument("--pace", type=float, default=25.0, help="visits a second, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -166,7 +169,7 @@ def main() -> int:
         with Client(installation.address) as client:
             wait_until_serving(client)
             earned, phases = simulate(client, arguments)
-    found = summary(earned, phases, arguments.day)
+    found = {"seed": arguments.seed, **summary(earned, phases, arguments.day)}
     _show(found)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -187,7 +190,7 @@ def simulate(client: Client, arguments: argparse.Namespace) -> tuple[dict[str, n
         "moods",
         {
             "arms": arms,
-            "allocation": "thompson",
+            "allocation": arguments.allocation,
             "surfaces": [SURFACE],
             "rewards": {"click": 1.0},
             "half_life_slates": arguments.half_life,
@@ -229,10 +232,13 @@ def simulate(client: Client, arguments: argparse.Namespace) -> tuple[dict[str, n
 
 
 def phases_of(rng: np.random.Generator, n_visits: int, n_phases: int) -> list[Phase]:
-    """Phases of unequal length, of which no two that follow each other are of one mood."""
+    """Phases of unequal length and of moods by chance, no two that follow each other of the same."""
     shares = rng.uniform(0.7, 1.3, n_phases)
     edges = [0, *np.round(np.cumsum(shares) / shares.sum() * n_visits).astype(int).tolist()]
-    return [Phase(MOODS[k % len(MOODS)], edges[k], edges[k + 1]) for k in range(n_phases)]
+    moods = [MOODS[0]]
+    for _ in range(n_phases - 1):
+        moods.append(str(rng.choice([mood for mood in MOODS if mood != moods[-1]])))
+    return [Phase(mood, *edge) for mood, edge in zip(moods, pairwise(edges), strict=True)]
 
 
 def summary(earned: dict[str, np.ndarray], phases: Sequence[Phase], day: int) -> dict[str, Any]:
@@ -256,6 +262,10 @@ def summary(earned: dict[str, np.ndarray], phases: Sequence[Phase], day: int) ->
                 "earned": {k: float(v[phase.start : phase.end].mean()) for k, v in policies.items()},
             }
             for name, phase in zip(best, phases, strict=True)
+        ],
+        "tells_apart": [
+            bool(single[before][p.start : p.end].mean() < _RECOVERED * single[after][p.start : p.end].mean())
+            for (before, after), p in zip(pairwise(best), phases[1:], strict=True)
         ],
         "oracle": float(oracle.mean()),
         "policies": {
@@ -284,10 +294,15 @@ def daily_refit(single: dict[str, np.ndarray], day: int) -> np.ndarray:
 
 
 def recovery(values: np.ndarray, best: np.ndarray) -> int:
-    """After how many visits the mean of the last _WINDOW has come within 90 % of the best's; all: it has not."""
+    """After how many visits the means of the last _WINDOW and of all to come are within 90 % of the best's; all: never.
+
+    The last alone say too little: right after a change the best may be as low as everything else for a while.
+    """
     for end in range(1, len(values) + 1):
-        window = slice(max(0, end - _WINDOW), end)
-        if end >= _WINDOW // 2 and values[window].mean() >= _RECOVERED * best[window].mean():
+        window, rest = slice(max(0, end - _WINDOW), end), slice(end - 1, None)
+        if end >= _WINDOW // 2 and all(
+            values[part].mean() >= _RECOVERED * best[part].mean() for part in (window, rest)
+        ):
             return end
     return len(values)
 
@@ -306,6 +321,8 @@ def _show(found: dict[str, Any]) -> None:
     for phase in found["phases"]:
         cells = [f"{phase['earned'][name]:.3f}" + ("*" if name == phase["best"] else "") for name in names]
         write(f"| {phase['mood']} | {phase['end'] - phase['start']} | " + " | ".join(cells) + " |\n")
+    told_apart = [k + 2 for k, each in enumerate(found["tells_apart"]) if each]
+    write(f"\nPhases that began with a change which tells policies apart: {told_apart}\n")
     write("\n| policy | earned | regret | visits to recover, mean (each) |\n| --- | --- | --- | --- |\n")
     write(f"| oracle | {found['oracle']:.3f} | 0 | |\n")
     for name, figures in found["policies"].items():

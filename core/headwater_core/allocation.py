@@ -1,7 +1,8 @@
 """Who gets which arm: by a hash that stays, or by Thompson sampling within bounds. Pure.
 
 Thompson sampling (Thompson 1933) shows an arm with the probability that it is the best one. Here that probability is
-worked out first and then drawn from, so it is known exactly for every slate, and an operator's bounds can hold.
+worked out first and then drawn from, so it is known exactly for every slate, and an operator's bounds can hold. Of an
+interleaved slate every place is drawn; then there is evidence enough to be more decided (`thompson_shares`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Record(NamedTuple):
     """What an arm showed and earned, the older the less it counts."""
 
     slates: float
+    """Interleaved: places."""
     reward: float
     """At most `slates`."""
 
@@ -36,7 +38,7 @@ def by_hash(key: str, salt: str, shares: Sequence[float]) -> int:
     return min(int(np.searchsorted(np.cumsum(shares), point, side="right")), len(shares) - 1)
 
 
-def thompson_shares(records: Sequence[Record], arms: Sequence[Arm]) -> Shares:
+def thompson_shares(records: Sequence[Record], arms: Sequence[Arm], decided: float = 1.0) -> Shares:
     """(n,), which sum to 1: how likely each arm is the best, as far as its bounds let it.
 
     An arm's mean reward is a Beta variable over what it earned and missed, each counted from 1.
@@ -44,12 +46,15 @@ def thompson_shares(records: Sequence[Record], arms: Sequence[Arm]) -> Shares:
     Args:
         records: (n,) of the arms.
         arms: their bounds, which can hold together.
+        decided: the power that these probabilities are raised to before they are made to sum to 1 again. With 2 an arm
+            gets what two draws agree on. What is forgotten has to be tried again and again, and with 1 that costs an
+            arm that is surely bad far more than what its min_share keeps up.
     """
     earned = np.array([record.reward for record in records])
     missed = np.array([max(0.0, record.slates - record.reward) for record in records])
     drawn = np.random.default_rng(_SEED).beta(1.0 + earned, 1.0 + missed, (_DRAWS, len(records)))
-    best = np.bincount(drawn.argmax(1), minlength=len(records)) / _DRAWS
-    return within_bounds(best, [arm.min_share for arm in arms], [arm.max_share for arm in arms])
+    best = (np.bincount(drawn.argmax(1), minlength=len(records)) / _DRAWS) ** decided
+    return within_bounds(best / best.sum(), [arm.min_share for arm in arms], [arm.max_share for arm in arms])
 
 
 def within_bounds(shares: Shares, low: Sequence[float], high: Sequence[float]) -> Shares:

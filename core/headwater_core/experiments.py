@@ -16,6 +16,7 @@ from headwater_core.strategies import DEFAULT
 KIND = "experiment"
 FIXED: Final = "fixed"
 THOMPSON: Final = "thompson"
+INTERLEAVED: Final = "interleaved"
 ACTIVITY = "activity"
 SURFACE = "surface"
 CONTEXT_PREFIX = "context."
@@ -37,35 +38,37 @@ class Arm(Part):
     strategy: Name = DEFAULT
     """Makes the slate."""
     label: str = Field(default="", pattern=r"^[a-z0-9_-]{0,64}$")
-    """The generation that answers, by its label; "": as without an experiment."""
+    """The generation that answers, by its label; "": as without an experiment. Not for `interleaved`."""
     share: Share = 0.0
     """`fixed`: of the users. The shares add up to 1."""
     min_share: Share = 0.0
-    """`thompson`: it never gets less of the slates than this."""
+    """`thompson`: it never gets less of the slates than this; `interleaved`: of the places."""
     max_share: Share = 1.0
-    """`thompson`: it never gets more."""
+    """It never gets more."""
 
 
 class Experiment(Document):
     """Who is answered by what, and what counts as better."""
 
     arms: tuple[Arm, ...] = Field(min_length=2, max_length=MAX_ARMS)
-    allocation: Literal["fixed", "thompson"] = FIXED
+    allocation: Literal["fixed", "thompson", "interleaved"] = FIXED
     """`fixed`: by the user's id, always the same arm. `thompson`: slate by slate, the more often the better an arm has
-    done lately (Thompson sampling with discounting)."""
+    done lately (Thompson sampling with discounting). `interleaved`: so place by place, all arms in one slate."""
     surfaces: tuple[Annotated[str, Field(max_length=128)], ...] = Field(default=(), max_length=100)
     """Only requests of these take part. None given: all."""
     rewards: Mapping[str, Share] = Field(min_length=1, max_length=100)
-    """What an event of a type, on an item that was shown, is worth. A slate's rewards add up to 1 at most."""
+    """What an event of a type, on an item that was shown, is worth. A slate's rewards add up to 1 at most; with
+    `interleaved` an item's do."""
     window_s: float = Field(default=1800.0, gt=0.0, le=30 * 86_400.0)
     """How long after a slate was shown its events count."""
     segment_by: str = Field(default="", pattern=r"^(|activity|surface|context\..{1,128})$")
-    """`thompson` learns apart for each: `activity` (new or returning users), `surface`, or a key of the request's
+    """What learns learns apart for each: `activity` (new or returning users), `surface`, or a key of the request's
     context. "": for all together."""
     half_life_slates: float = Field(default=10_000.0, ge=10.0, le=1e9)
-    """`thompson`: after so many further slates of a segment an old one counts half, so that change is followed."""
+    """Where shares are learned: after so many further slates of a segment an old one counts half, so that change is
+    followed."""
     frozen: bool = False
-    """`thompson`: shares stay as they are; what is shown and earned still counts in the totals."""
+    """Shares stay as they are; what is shown and earned still counts in the totals."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -78,10 +81,12 @@ class Experiment(Document):
             if not all(arm.share for arm in self.arms):
                 raise ValueError("arms: every one needs a share above 0")
             if self.segment_by:
-                raise ValueError("segment_by: is for the allocation `thompson`")
+                raise ValueError("segment_by: is for the allocations that learn, `thompson` and `interleaved`")
             if any((arm.min_share, arm.max_share) != (0.0, 1.0) for arm in self.arms):
-                raise ValueError("arms: min_share and max_share are for the allocation `thompson`")
+                raise ValueError("arms: min_share and max_share are for the allocations `thompson` and `interleaved`")
             return self
+        if self.allocation == INTERLEAVED and any(arm.label for arm in self.arms):
+            raise ValueError("arms: an interleaved slate is of one generation; label is for the other allocations")
         if total:
             raise ValueError("arms: share is for the allocation `fixed`")
         for arm in self.arms:
@@ -96,7 +101,7 @@ class Experiment(Document):
     @property
     def learning_half_life(self) -> float:
         """The half-life with which shares are learned; 0 when they are not."""
-        return self.half_life_slates if self.allocation == THOMPSON and not self.frozen else 0.0
+        return self.half_life_slates if self.allocation != FIXED and not self.frozen else 0.0
 
     def takes(self, surface: str) -> bool:
         """Whether requests of this surface take part."""
@@ -118,9 +123,10 @@ class Assignment(NamedTuple):
 
     experiment: str
     arm: str
+    """"": the slate is interleaved, and each of its items has its own."""
     segment: str
-    propensity: float
-    """With which probability it was this arm."""
+    propensity: float | None
+    """With which probability it was this arm; None for an interleaved slate."""
     half_life: float
     """As Experiment.learning_half_life."""
 

@@ -145,7 +145,10 @@ def gap_buckets(event_time_us: np.ndarray, n_buckets: int) -> np.ndarray:
 
 
 def collate(
-    sequences: Sequence[TokenSequence], config: TowerConfig, text_features: TextFeatures | None = None
+    sequences: Sequence[TokenSequence],
+    config: TowerConfig,
+    text_features: TextFeatures | None = None,
+    read_before: Sequence[int] | None = None,
 ) -> HistoryTensors:
     """Batch histories: each one's last `history_length` events, padded on the right with zeros.
 
@@ -153,11 +156,14 @@ def collate(
         sequences: none of them empty.
         config: of the towers.
         text_features: for the queries of searches; without it a search's token says only that there was one.
+        read_before: how many of each one's first events are left out, since they were read before; None: none.
 
     Raises:
         ValueError: when a sequence is empty: such a user has no vector, and the caller must answer otherwise.
     """
-    lengths = [min(len(sequence), config.history_length) for sequence in sequences]
+    before = read_before if read_before is not None else [0] * len(sequences)
+    unread = (len(sequence) - count for sequence, count in zip(sequences, before, strict=True))
+    lengths = [min(count, config.history_length) for count in unread]
     if not lengths or min(lengths) == 0:
         raise ValueError("every sequence of a batch needs at least one event")
     shape = (len(lengths), max(lengths))
@@ -170,7 +176,8 @@ def collate(
         type_index[b, :length] = sequence.type_index[start:]
         value[b, :length] = sequence.value[start:]
         gap[b, :length] = sequence.gap[start:]
-        gap[b, 0] = FIRST_GAP
+        if not before[b]:
+            gap[b, 0] = FIRST_GAP
         queries += [(b, t, query) for t, query in enumerate(sequence.queries[start:]) if query]
     query_gap = None
     if config.reads_query_time:

@@ -13,7 +13,7 @@ from headwater_core.events import Subject, SubjectKind
 from headwater_core.experiments import Assignment
 from headwater_core.feedback_log import ERASURE, subject_hash
 from headwater_core.schema import erasures, impressions
-from headwater_core.tallies import count_slates
+from headwater_core.tallies import ShownSlate, count_slates
 
 _PAGE = 1_000
 """Impressions read at once."""
@@ -27,6 +27,8 @@ class ShownItem(NamedTuple):
     propensity: float | None
     """The probability that the strategy shows the item in that place; None when it is not known."""
     sources: tuple[str, ...]
+    arm: str = ""
+    """Of an interleaved slate: the experiment's arm whose place it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Impression:
     time_us: int = 0
     items: tuple[ShownItem, ...] = ()
     assignment: Assignment | None = None
-    """The experiment's arm that answered; None: no experiment took part."""
+    """The experiment that answered, and with which arm; None: none took part."""
     features: bytes | None = None
     """What a ranker reads of the items (`ranker.pack`), where the strategy has one."""
 
@@ -78,7 +80,11 @@ class ImpressionLog:
             statement = insert(connection, impressions).on_conflict_do_nothing().returning(impressions.c.slate_id)
             written = set(connection.execute(statement, rows).scalars())
             assigned = (
-                (each.assignment, None if each.subject is None else subject_hash(each.subject))
+                ShownSlate(
+                    each.assignment,
+                    None if each.subject is None else subject_hash(each.subject),
+                    tuple(item.arm for item in each.items if item.arm),
+                )
                 for each in shown
                 if each.assignment is not None and each.slate_id in written
             )
@@ -176,7 +182,7 @@ class ImpressionLog:
             "strategy": impression.strategy,
             "generation": impression.generation,
             "time_us": impression.time_us,
-            "items": [[*each[:3], list(each.sources)] for each in impression.items],
+            "items": [[*each[:3], list(each.sources), *([each.arm] if each.arm else [])] for each in impression.items],
             "experiment": assigned.experiment if assigned else "",
             "arm": assigned.arm if assigned else "",
             "segment": assigned.segment if assigned else "",
@@ -196,7 +202,8 @@ def _impression(row: Row[*tuple[Any, ...]]) -> Impression:
         generation=row.generation,
         time_us=row.time_us,
         items=tuple(
-            ShownItem(item_id, score, propensity, tuple(sources)) for item_id, score, propensity, sources in row.items
+            ShownItem(item_id, score, propensity, tuple(sources), *arm)
+            for item_id, score, propensity, sources, *arm in row.items
         ),
         # What it learns with is the experiment's, not the slate's.
         assignment=Assignment(row.experiment, row.arm, row.segment, row.propensity, 0.0) if row.experiment else None,

@@ -53,7 +53,7 @@ def report(impressions: Iterable[Impression], outcomes: Iterable[Outcome], group
 
 
 def _arm(experiment: str, arm: str) -> list[str]:
-    return [f"{experiment}/{arm}"] if experiment else []
+    return [f"{experiment}/{arm}"] if arm else []
 
 
 _BY_ITEM: Mapping[str, Callable[[Impression, int, ShownItem], Iterable[str]]] = {
@@ -61,7 +61,7 @@ _BY_ITEM: Mapping[str, Callable[[Impression, int, ShownItem], Iterable[str]]] = 
     "strategy": lambda slate, place, item: [slate.strategy],
     "place": lambda slate, place, item: [str(place)],
     "arm": lambda slate, place, item: (
-        _arm(slate.assignment.experiment, slate.assignment.arm) if slate.assignment else []
+        _arm(slate.assignment.experiment, item.arm or slate.assignment.arm) if slate.assignment else []
     ),
     "surface": lambda slate, place, item: [slate.surface],
 }

@@ -172,7 +172,7 @@ class OutcomeLog:
                             sources=item.sources,
                             strategy=slate.strategy,
                             experiment=assigned.experiment if assigned else "",
-                            arm=assigned.arm if assigned else "",
+                            arm=item.arm or (assigned.arm if assigned else ""),
                             surface=slate.surface,
                             reward=0.0,
                             shown_time_us=slate.time_us,
@@ -235,8 +235,10 @@ class OutcomeLog:
         for outcome, slate in found:
             assigned = slate.assignment if slate else None
             experiment = experiments.get(assigned.experiment) if assigned else None
-            if experiment is not None:
-                before = earned.get(outcome.slate_id, 0.0)
+            if assigned is not None and experiment is not None and outcome.arm:
+                # What may earn 1 at most: the slate; interleaved, the item.
+                earner = outcome.slate_id, "" if assigned.arm else outcome.item_id
+                before = earned[earner]
                 in_time = outcome.received_time_us - outcome.shown_time_us <= experiment.window_s * 1_000_000
                 worth = experiment.rewards.get(outcome.event_type, 0.0) if in_time else 0.0
                 outcome = outcome._replace(reward=min(1.0, before + worth) - before)
@@ -246,22 +248,26 @@ class OutcomeLog:
                 continue
             new.append(outcome)
             if slate is not None and assigned is not None and experiment is not None and outcome.reward:
-                earned[outcome.slate_id] = earned.get(outcome.slate_id, 0.0) + outcome.reward
-                subject = None if slate.subject is None else subject_hash(slate.subject)
-                current_one = assigned._replace(half_life=experiment.learning_half_life)
+                earned[earner] += outcome.reward
+                by_user = slate.subject if assigned.arm else None
+                subject = None if by_user is None else subject_hash(by_user)
+                current_one = assigned._replace(arm=outcome.arm, half_life=experiment.learning_half_life)
                 rewards.append((current_one, subject, outcome.reward))
         count_rewards(connection, self._tenant, rewards)
         return new
 
-    def _earned(self, connection: Connection, slate_ids: Iterable[str]) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _earned(self, connection: Connection, slate_ids: Iterable[str]) -> defaultdict[tuple[str, str], float]:
+        """By slate and item, what they have earned; by slate and "", what the whole slate has."""
+        found: defaultdict[tuple[str, str], float] = defaultdict(float)
         for ids in chunks(slate_ids):
             statement = (
-                select(outcomes.c.slate_id, func.sum(outcomes.c.reward))
+                select(outcomes.c.slate_id, outcomes.c.item_id, func.sum(outcomes.c.reward))
                 .where(outcomes.c.tenant == self._tenant, outcomes.c.slate_id.in_(ids))
-                .group_by(outcomes.c.slate_id)
+                .group_by(outcomes.c.slate_id, outcomes.c.item_id)
             )
-            found.update((slate_id, float(reward)) for slate_id, reward in connection.execute(statement))
+            for slate_id, item_id, reward in connection.execute(statement):
+                found[slate_id, item_id] += float(reward)
+                found[slate_id, ""] += float(reward)
         return found
 
 

@@ -24,9 +24,20 @@ class ArmTally(NamedTuple):
     segment: str
     arm: str
     slates: int
+    """Of an interleaved experiment: places."""
     reward: float
     recent: Record
     """The same, older slates counting less."""
+
+
+class ShownSlate(NamedTuple):
+    """A slate of an experiment."""
+
+    assignment: Assignment
+    subject: bytes | None
+    """The hash of whom it was shown to; None: nobody known."""
+    arms: tuple[str, ...] = ()
+    """Of an interleaved slate: whose each of its places is. They count each, and nothing counts by user."""
 
 
 class Tallies:
@@ -72,23 +83,25 @@ class Tallies:
                 connection.execute(delete(table).where(*ours))
 
 
-def count_slates(connection: Connection, tenant: str, shown: Iterable[tuple[Assignment, bytes | None]]) -> None:
-    """Count slates that were shown, each with its arm and the hash of whom it was shown to; None: nobody known."""
+def count_slates(connection: Connection, tenant: str, shown: Iterable[ShownSlate]) -> None:
+    """Count slates that were shown, or their places."""
     counts: Counter[tuple[str, str, str]] = Counter()
+    slates: Counter[tuple[str, str]] = Counter()
     half_lives: dict[tuple[str, str], float] = {}
     users: Counter[tuple[str, str, bytes]] = Counter()
-    for assignment, subject in shown:
-        counts[assignment.experiment, assignment.segment, assignment.arm] += 1
+    for assignment, subject, arms in shown:
+        slates[assignment.experiment, assignment.segment] += 1
         half_lives[assignment.experiment, assignment.segment] = assignment.half_life
-        if subject is not None:
+        for arm in arms if not assignment.arm else (assignment.arm,):
+            counts[assignment.experiment, assignment.segment, arm] += 1
+        if subject is not None and assignment.arm:
             users[assignment.experiment, assignment.arm, subject] += 1
     if not counts:
         return
     advance(connection, tenant, REVISION, 1)  # who holds it to the commit counts alone
     for (experiment, segment), half_life in half_lives.items():
         if half_life:
-            n = sum(count for key, count in counts.items() if key[:2] == (experiment, segment))
-            _fade(connection, tenant, experiment, segment, 0.5 ** (n / half_life))
+            _fade(connection, tenant, experiment, segment, 0.5 ** (slates[experiment, segment] / half_life))
     for (experiment, segment, arm), count in counts.items():
         recent = float(count) if half_lives[experiment, segment] else 0.0
         _add_to_arm(connection, tenant, (experiment, segment, arm), Record(count, 0.0), Record(recent, 0.0))
@@ -99,7 +112,7 @@ def count_slates(connection: Connection, tenant: str, shown: Iterable[tuple[Assi
 def count_rewards(
     connection: Connection, tenant: str, earned: Iterable[tuple[Assignment, bytes | None, float]]
 ) -> None:
-    """Count what slates earned; the arguments as for `count_slates`, and how much."""
+    """Count what slates earned: by whose arm, the subject's hash (None: nothing counts by user), and how much."""
     arms: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     recent: defaultdict[tuple[str, str, str], float] = defaultdict(float)
     users: defaultdict[tuple[str, str, bytes], float] = defaultdict(float)

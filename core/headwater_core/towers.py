@@ -265,13 +265,27 @@ class EncoderBlock(nn.Module):
 
     def attended(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """What attention adds, (B, T, d) → (B, T, d)."""
+        return self.mixed(*self.projected(x, cosine, sine))
+
+    def projected(self, x: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values. (B, T, d) and (T, hd/2) or (B, 1, T, hd/2) → (B, H, T, hd) each."""
         b, t, d = x.shape
         packed = self.query_key_value(self.attention_norm(x)).view(b, t, 3, self.n_heads, d // self.n_heads)
         packed = packed.permute(2, 0, 3, 1, 4)  # (3, B, H, T, hd)
         query, key = _rotate(packed[:2], cosine, sine)
-        value = packed[2]
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)  # (B, H, T, hd)
-        added: Tensor = self.attention_out(attended.transpose(1, 2).reshape(b, t, d))  # (B, T, d)
+        return query, key, packed[2]
+
+    def mixed(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What attention adds, (B, T, d); by default position t sees positions up to t.
+
+        Args:
+            query: (B, H, T, hd).
+            key: (B, H, S, hd); S = T without a mask.
+            value: (B, H, S, hd).
+            mask: (B, 1, T, S), True where a position is seen.
+        """
+        attended = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)  # (B, H, T, hd)
+        added: Tensor = self.attention_out(attended.transpose(1, 2).flatten(2))  # (B, T, d)
         return added
 
 
@@ -313,11 +327,8 @@ class InterestDecoder(nn.Module):
         Returns:
             (B, T, K, d), with T = 1 where `at` is given.
         """
-        b, t, d = states.shape
-        k, head = self.interests.shape[0], d // self.n_heads
-        packed = self.key_value(self.state_norm(states)).view(b, t, 2, self.n_heads, head)
-        key, value = packed.permute(2, 0, 3, 1, 4)  # (B, H, T, hd) each
-        key = _rotate(key, cosine, sine)
+        b, t, _ = states.shape
+        key, value = self.projected(states, cosine, sine)
         mask = None
         if asked is not None:
             states = states + asked
@@ -325,6 +336,32 @@ class InterestDecoder(nn.Module):
             states = states[torch.arange(b, device=at.device), at].unsqueeze(1)  # (B, 1, d)
             cosine, sine = cosine[at].view(b, 1, 1, 1, -1), sine[at].view(b, 1, 1, 1, -1)
             mask = (torch.arange(t, device=at.device) <= at.unsqueeze(1)).view(b, 1, 1, t)
+        return self.answered(states, key, value, cosine, sine, mask)
+
+    def projected(self, states: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values. (B, T, d) and (T, hd/2) or (B, 1, T, hd/2) → (B, H, T, hd) each."""
+        b, t, d = states.shape
+        packed = self.key_value(self.state_norm(states)).view(b, t, 2, self.n_heads, d // self.n_heads)
+        key, value = packed.permute(2, 0, 3, 1, 4)  # (B, H, T, hd) each
+        return _rotate(key, cosine, sine), value
+
+    def answered(
+        self, states: Tensor, key: Tensor, value: Tensor, cosine: Tensor, sine: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The interests that begin at some states.
+
+        Args:
+            states: (B, T', d).
+            key: (B, H, S, hd).
+            value: (B, H, S, hd).
+            cosine: of the states' positions, (T', hd/2) or (B, 1, 1, T', hd/2).
+            sine: the same.
+            mask: (B, 1, T', S), True where a position is seen; None: S = T', and each sees those up to itself.
+
+        Returns:
+            (B, T', K, d).
+        """
+        b, k, head = len(states), self.interests.shape[0], key.shape[-1]
         x = states.unsqueeze(2) + self.interests  # (B, T', K, d)
         query = self.query(self.query_norm(x)).view(b, -1, k, self.n_heads, head).permute(0, 2, 3, 1, 4)
         query = _rotate(query, cosine, sine)  # (B, K, H, T', hd)
@@ -407,17 +444,22 @@ class UserTower(nn.Module):
 
     def _encode(self, tensors: HistoryTensors, item_vectors: Tensor) -> Tensor:
         """The encoder's states, (B, T, d). Right padding needs no mask: no event sees a later one."""
+        x = self.tokens(tensors, item_vectors)
+        t = x.shape[1]
+        for block in self.blocks:
+            x = block(x, self.cosine[:t], self.sine[:t])
+        return x
+
+    def tokens(self, tensors: HistoryTensors, item_vectors: Tensor) -> Tensor:
+        """What the encoder reads, (B, T, d). Arguments as `forward`."""
         value = torch.nan_to_num(tensors.value).unsqueeze(-1)  # (B, T, 1); no value reads as the type's mean
         x: Tensor = item_vectors * math.sqrt(self.config.dimension)
         x = x + self.type_embedding(tensors.type_index) + self.gap_embedding(tensors.gap)
         x = x + value * self.value_direction(tensors.type_index)
         if tensors.query_features is not None:
             x = x + self.query_projection(tensors.query_features)
-        x = self.dropout(x)
-        t = x.shape[1]
-        for block in self.blocks:
-            x = block(x, self.cosine[:t], self.sine[:t])
-        return x
+        read: Tensor = self.dropout(x)
+        return read
 
 
 class JointHeads(nn.Module):

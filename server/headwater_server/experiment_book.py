@@ -10,17 +10,21 @@ from typing import NamedTuple
 
 from headwater_core.allocation import Record, Shares, by_hash, thompson_shares
 from headwater_core.document_store import Version
-from headwater_core.experiments import FIXED, Arm, Assignment, Experiment
+from headwater_core.experiments import FIXED, INTERLEAVED, THOMPSON, Arm, Assignment, Experiment
 from headwater_core.tallies import ArmTally
 
 _NOTHING = Record(0.0, 0.0)
+_DECIDED = {THOMPSON: 1.0, INTERLEAVED: 2.0}
 
 
 class Assigned(NamedTuple):
-    """The arm that answers a request."""
+    """What answers a request."""
 
-    arm: Arm
+    turns: tuple[Arm, ...]
+    """The arm that answers; interleaved: the arm of each place."""
     assignment: Assignment
+    shares: Mapping[str, float]
+    """Interleaved: by arm, with which probability a place is its own. Else empty."""
 
 
 class ExperimentBook:
@@ -52,35 +56,48 @@ class ExperimentBook:
         self._shares = {key: shares for key, shares in self._shares.items() if key[0] != name}
 
     def shares(self, name: str, segment: str) -> Sequence[float]:
-        """With which probability each arm of an experiment answers a slate of a segment."""
+        """With which probability each arm of an experiment answers a slate of a segment, or has a place of it."""
         experiment = self._experiments[name]
         if experiment.allocation == FIXED:
             return [arm.share for arm in experiment.arms]
         found = self._shares.get((name, segment))
         if found is None:
             records = self._tallies.get(name, {}).get(segment, {})
-            found = thompson_shares([records.get(arm.name, _NOTHING) for arm in experiment.arms], experiment.arms)
+            found = thompson_shares(
+                [records.get(arm.name, _NOTHING) for arm in experiment.arms],
+                experiment.arms,
+                _DECIDED[experiment.allocation],
+            )
             self._shares[name, segment] = found
         return [float(share) for share in found]
 
-    def assign(self, key: str, n_events: int, surface: str, context: Mapping[str, str]) -> Assigned | None:
-        """The arm that answers; None: no experiment takes the request.
+    def assign(
+        self, key: str, n_events: int, surface: str, context: Mapping[str, str], n_places: int
+    ) -> Assigned | None:
+        """What answers; None: no experiment takes the request.
 
         Args:
             key: whose request it is, the same for all requests that must be answered alike; "": nobody's.
             n_events: as many as the history has.
             surface: of the request.
             context: of the request.
+            n_places: as many as the slate has.
         """
         for name, experiment in self._experiments.items():
             if not experiment.takes(surface):
                 continue
             segment = experiment.segment(n_events, surface, context)
             shares = self.shares(name, segment)
+            if experiment.allocation == INTERLEAVED:
+                turns = self._chance.choices(experiment.arms, shares, k=n_places)
+                assignment = Assignment(name, "", segment, None, experiment.learning_half_life)
+                by_arm = {arm.name: share for arm, share in zip(experiment.arms, shares, strict=True)}
+                return Assigned(tuple(turns), assignment, by_arm)
             if experiment.allocation == FIXED:
                 place = by_hash(key or uuid.uuid4().hex, name, shares)
             else:
                 (place,) = self._chance.choices(range(len(shares)), shares)
             arm = experiment.arms[place]
-            return Assigned(arm, Assignment(name, arm.name, segment, shares[place], experiment.learning_half_life))
+            assignment = Assignment(name, arm.name, segment, shares[place], experiment.learning_half_life)
+            return Assigned((arm,), assignment, {})
         return None

@@ -36,7 +36,6 @@ class Basis(NamedTuple):
     item_filter: ItemFilter
     """The request's own."""
     exclude_seen: bool
-    diversity: float | None
 
 
 class KeptSlate(NamedTuple):

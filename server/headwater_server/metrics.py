@@ -67,7 +67,7 @@ class ServerMetrics:
         )
         self.slates = Counter(
             "headwater_experiment_slates",
-            "Slates, by experiment and arm.",
+            "Slates, by experiment and arm; an interleaved one counts for each arm that has a place.",
             ["experiment", "arm"],
             registry=self.registry,
         )
@@ -78,6 +78,9 @@ class ServerMetrics:
             registry=self.registry,
         )
         self.embedded = Counter("headwater_embedded_histories", "Histories embedded.", registry=self.registry)
+        self.read_on = Counter(
+            "headwater_histories_read_on", "Histories of which only new events were read.", registry=self.registry
+        )
         self.embedding_cache_hits = Counter(
             "headwater_embedding_cache_hits", "Requests answered with a vector kept.", registry=self.registry
         )

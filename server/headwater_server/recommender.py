@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from headwater_core.catalogue import Item
-from headwater_core.dislikes import DISLIKES, disliked
 from headwater_core.errors import DatabaseUnavailableError, InvalidFieldError
 from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent
 from headwater_core.experiments import Assignment
@@ -20,20 +16,17 @@ from headwater_core.ranker import Features
 from headwater_core.registry import STABLE
 from headwater_core.shards import Vectors
 from headwater_core.strategies import (
-    BLEND,
     BLENDED,
     CATEGORY,
     CO_VISIT,
     CONTEXT,
     FRESH,
     LEARNED,
-    RANKS,
     REPEAT,
     TEXT,
     TOWER,
     Strategy,
 )
-from headwater_server.candidate_features import CandidateFeatures
 from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
@@ -41,16 +34,16 @@ from headwater_server.experiment_book import Assigned, ExperimentBook
 from headwater_server.explanations.removal import Raiser, raisers
 from headwater_server.explanations.wording import unspoken
 from headwater_server.filters import ItemFilter, unknown_categories
-from headwater_server.fusion import Ranking, fuse
-from headwater_server.item_space import Found, ItemSpace
+from headwater_server.interleaving import interleave
+from headwater_server.item_space import Found
 from headwater_server.kept_slates import Basis, KeptSlate, keep, kept, may_keep
 from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
+from headwater_server.slate_maker import SlateMaker
 from headwater_server.sources.candidate_source import Asked
-from headwater_server.sources.gathering import Gathered, Gathering
-from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, lower, pin
+from headwater_server.strategy import Candidate
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
@@ -59,12 +52,6 @@ QUERIES_UNAVAILABLE = "queries"
 STATE_LIMIT_S = 1.0
 """A database that takes longer to give a history counts as away: an answer without it beats none."""
 _CONTEXT_EVENT = "view"
-_POOL = 5
-"""Candidates per place where the order is changed after ranking: for variety, by boosts, by caps."""
-_BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
-"""What proposes nothing that the blend leaves out."""
-_LOGARITHMIC = frozenset({BLEND, LEARNED})
-"""Rankings whose scores are logarithms of what boosts multiply."""
 _NOTHING_LEARNED = "strategy.ranking: no ranker is learned yet; by ranks until then"
 _BY_HISTORY = frozenset({TOWER, CO_VISIT, REPEAT, CONTEXT, FRESH, TEXT})
 """What proposes items by their scores for a history."""
@@ -82,7 +69,9 @@ class Slate:
     degraded_parts: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     assignment: Assignment | None = None
-    """The experiment's arm that answered; None: no experiment took the request."""
+    """The experiment that answered, and with which arm; None: none took the request."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Interleaved: by arm, with which probability a place is its own."""
     raisers: Mapping[str, Sequence[Raiser]] = field(default_factory=dict)
     """The events that raised each item, where that was asked for."""
     features: Mapping[str, Features] = field(default_factory=dict)
@@ -112,13 +101,12 @@ class Recommender:
         generations: Generations,
         embedder: UserEmbedder,
         view: CatalogueView,
-        gathering: Gathering,
+        maker: SlateMaker,
         strategies: StrategyBook,
         experiments: ExperimentBook,
         *,
         event_types: Callable[[], Mapping[str, EventType]],
         query_features: QueryFeatures,
-        features: CandidateFeatures,
         run_in_compute: Callable[..., Awaitable[Any]],
         now_us: Callable[[], int],
         state_limit_s: float = STATE_LIMIT_S,
@@ -130,12 +118,11 @@ class Recommender:
             generations: what is loaded.
             embedder: histories → interests.
             view: items for filters.
-            gathering: asks the sources.
+            maker: makes slates of what sources propose.
             strategies: what makes slates.
             experiments: which of them answers whom.
             event_types: gives the registered types.
             query_features: tells whether searches are understood now.
-            features: works out what the learned ranker reads.
             run_in_compute: runs a blocking computation off the event loop.
             now_us: the clock, microseconds since 1970 UTC.
             state_limit_s: how long a history may take to come from the database.
@@ -144,12 +131,11 @@ class Recommender:
         self._generations = generations
         self._embedder = embedder
         self._view = view
-        self._gathering = gathering
+        self._maker = maker
         self._strategies = strategies
         self._experiments = experiments
         self._event_types = event_types
         self._query_features = query_features
-        self._features = features
         self._run_in_compute = run_in_compute
         self._now_us = now_us
         self._state_limit_s = state_limit_s
@@ -168,46 +154,76 @@ class Recommender:
         """
         known = await self.known(query.audience)
         assigned = None if named is not None else self._assigned(query, known)
-        named = named or self._strategy(query, assigned)
+        arms = dict.fromkeys(assigned.turns if assigned else ())
+        generation = self._generation(query, next((arm.label for arm in arms), ""))
+        if assigned is None or assigned.assignment.arm:
+            named = named or self._strategy(query, next((arm.strategy for arm in arms), ""))
+            slate, item_filter = await self._slate(query, known, generation, named)
+            candidates = self._still_shown(slate, item_filter)
+            assignment = assigned.assignment if assigned else None
+            return replace(slate, candidates=candidates, assignment=assignment)
+        answers = await asyncio.gather(
+            *(self._slate(query, known, generation, self._strategy(query, arm.strategy)) for arm in arms)
+        )
+        made = [slate for slate, _ in answers]
+        slates = {arm.name: self._still_shown(*answer) for arm, answer in zip(arms, answers, strict=True)}
+        return replace(
+            made[0],
+            candidates=interleave(slates, [arm.name for arm in assigned.turns]),
+            has_more=any(slate.has_more for slate in made),
+            degraded_parts=list(dict.fromkeys(part for slate in made for part in slate.degraded_parts)),
+            assignment=assigned.assignment,
+            shares=assigned.shares,
+            raisers={item_id: events for slate in reversed(made) for item_id, events in slate.raisers.items()},
+            features={item_id: read for slate in made for item_id, read in slate.features.items()},
+            is_kept=all(slate.is_kept for slate in made),
+        )
+
+    async def _slate(
+        self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
+    ) -> tuple[Slate, ItemFilter]:
+        """What one strategy answers, and what it lets pass: some of it may have gone meanwhile."""
         strategy = named.strategy
-        generation = self._generation(query, assigned.arm.label if assigned else "")
         notices = self._notices(query)
-        assignment = assigned.assignment if assigned else None
         basis = self._basis(query, known, generation, named)
         if basis is not None and (again := self._kept(known, basis)) is not None:
-            return Slate(generation, named, again.candidates, again.has_more, [], notices, assignment, is_kept=True)
+            slate = Slate(generation, named, again.candidates, again.has_more, notices=notices, is_kept=True)
+            return slate, replace(query.item_filter, only=strategy.limits)
         item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
-        wanted = query.page_size + 1  # one more tells whether there is a next page
-        averse_to = self._disliked(asked.history) if strategy.dislikes else []
-        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps or averse_to
-        pool = wanted * (_POOL if is_reordered else 1)
-        while True:
-            gathered, ranked, features = await self._ranked(strategy, asked, pool)
-            if averse_to:
-                is_log = strategy.ranking in _LOGARITHMIC
-                ranked = lower(ranked, averse_to, strategy.dislikes, self._view.items, is_log=is_log)
-            slate = self._composed(query, strategy, asked, gathered, ranked)
-            if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
-                break
-            pool *= _POOL  # what caps refuse makes room for what is further down
-        raised = await self._raisers(query, asked, slate)
-        # Items may have gone or been hidden while the answer was made: nothing hidden ever leaks.
-        now_us = self._now_us()
-        slate = [shown for shown in slate if item_filter.passes(self._view.items.get(shown.item_id), now_us)]
+        made = await self._maker.make(query, strategy, asked)
+        raised = await self._raisers(query, asked, made.candidates)
         if strategy.ranking == LEARNED and not generation.ranker:
             notices.append(_NOTHING_LEARNED)
-        has_more = len(ranked) > query.page_size
-        missing = [*degraded_parts, *gathered.left_out]
-        if basis is not None and known.state is not None and not features and may_keep(gathered.proposals, missing):
-            keep(known.state.slates, KeptSlate(basis, slate, has_more))
-        return Slate(generation, named, slate, has_more, missing, notices, assignment, raised, features)
+        missing = [*degraded_parts, *made.left_out]
+        if basis is not None and known.state is not None and not made.features and may_keep(made.asked, missing):
+            keep(known.state.slates, KeptSlate(basis, made.candidates, made.has_more))
+        return (
+            Slate(
+                generation,
+                named,
+                made.candidates,
+                made.has_more,
+                missing,
+                notices,
+                raisers=raised,
+                features=made.features,
+            ),
+            item_filter,
+        )
+
+    def _still_shown(self, slate: Slate, item_filter: ItemFilter) -> list[Candidate]:
+        """The slate without what has gone or been hidden while the answer was made: nothing hidden ever leaks."""
+        now_us, items = self._now_us(), self._view.items
+        return [each for each in slate.candidates if item_filter.passes(items.get(each.item_id), now_us)]
 
     def _basis(
         self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
     ) -> Basis | None:
         """What the answer rests on; None where it rests on more than that, too."""
-        if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain:
+        # Variety goes by texts, too, whose features may arrive at any moment.
+        is_varied = named.strategy.diversity if query.diversity is None else query.diversity
+        if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain or is_varied:
             return None
         return Basis(
             known.state.version,
@@ -219,7 +235,6 @@ class Recommender:
             query.page,
             query.item_filter,
             query.exclude_seen,
-            query.diversity,
         )
 
     def _kept(self, known: Known, basis: Basis) -> KeptSlate | None:
@@ -278,85 +293,6 @@ class Recommender:
             event_weights=self._event_weights(strategy) if _reads_categories(strategy) else {},
         )
         return asked, missing
-
-    async def _ranked(
-        self, strategy: Strategy, asked: Asked, pool: int
-    ) -> tuple[Gathered, list[Candidate], Mapping[str, Features]]:
-        """What the sources propose, the best `pool` of it in the order of the strategy's ranking, and its features."""
-        until_s = strategy.budget_ms / 1000
-        with_places = [source.name for source in strategy.sources if source.every]
-        if strategy.ranking != BLEND:
-            names = [source.name for source in strategy.sources]
-            gathered = await self._gathering.ask(names, asked, pool, until_s)
-            rankings: dict[str, Ranking] = {
-                source.name: Ranking([each.item_id for each in gathered.proposals[source.name]], source.weight)
-                for source in strategy.sources
-                if source.weight
-            }
-            fused = [Candidate(*each) for each in fuse(rankings)]
-            if strategy.ranking == RANKS:
-                return gathered, fused[:pool], {}
-            fused, features = await self._by_ranker(asked, gathered, fused)
-            return gathered, fused[:pool], features
-        gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
-        blended = [Candidate(each.item_id, each.score, (each.source,)) for each in gathered.proposals[BLEND]]
-        fillers = [source.name for source in strategy.sources if source.name not in _BLENDED_ONLY and source.weight]
-        if len(blended) < pool and fillers:
-            more = await self._gathering.ask(
-                [name for name in fillers if name not in with_places], asked, pool, until_s
-            )
-            gathered.proposals.update(more.proposals)
-            gathered.left_out += more.left_out
-            blended = fill(blended, itertools.chain(*(gathered.proposals[name] for name in fillers)), pool)
-        return gathered, blended, {}
-
-    async def _by_ranker(
-        self, asked: Asked, gathered: Gathered, fused: list[Candidate]
-    ) -> tuple[list[Candidate], Mapping[str, Features]]:
-        """What ranks put in order, in the learned ranker's order if there is one, and what it reads of all proposed."""
-        proposed = (found.item_id for each in gathered.proposals.values() for found in each)
-        item_ids = list(dict.fromkeys(proposed))
-        features = self._features.begun(asked, item_ids, gathered.proposals, self._now_us())
-        features = await self._run_in_compute(self._features.completed, features, asked, item_ids)
-        of_item = dict(zip(item_ids, features, strict=True))
-        ranker = asked.generation.ranker
-        scores = dict(zip(item_ids, ranker.scores(features).tolist(), strict=True)) if ranker else {}
-        scored = [replace(each, score=scores[each.item_id] if ranker else math.log(each.score)) for each in fused]
-        return sorted(scored, key=lambda each: -each.score), of_item
-
-    def _composed(
-        self, query: RecommendQuery, strategy: Strategy, asked: Asked, gathered: Gathered, slate: list[Candidate]
-    ) -> list[Candidate]:
-        """The page that a strategy makes of what is ranked: at most as long as was asked for."""
-        size = query.page_size
-        if strategy.boosts:
-            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking in _LOGARITHMIC)
-        diversity = self._diversity(query, strategy)
-        if diversity > 0.0:
-            slate = self._diversified(asked.space, slate, diversity, len(slate) if strategy.caps else size)
-        if not strategy.caps:
-            slate = slate[:size]
-        before = len(query.page.served_item_ids) if query.page is not None else 0
-        slate = give_places(slate, strategy.sources, gathered.proposals, before)
-        if strategy.pins and query.page is None:
-            slate = pin(slate, [each for each in strategy.pins if asked.passes(each.item_id)])
-        return cap(slate, strategy.caps, self._view.items, size)
-
-    def _disliked(self, history: Sequence[HistoryEvent]) -> list[Item]:
-        """The items that the history dislikes, the latest dislike first."""
-        event_types = self._event_types()
-        negative = {name for name, event_type in event_types.items() if event_type.is_negative}
-        if not any(event.event_type in negative for event in history):
-            return []
-        latest_first = [event for event in reversed(history) if event.item_id and event.event_type in event_types]
-        found = disliked(
-            (event.item_id for event in latest_first), (event.event_type in negative for event in latest_first)
-        )
-        items = (self._view.items.get(item_id) for item_id in itertools.islice(found, DISLIKES))
-        return [item for item in items if item is not None]
-
-    def _diversity(self, query: RecommendQuery, strategy: Strategy) -> float:
-        return strategy.diversity if query.diversity is None else query.diversity
 
     def _event_weights(self, strategy: Strategy) -> dict[str, float]:
         return {
@@ -443,7 +379,7 @@ class Recommender:
         return found
 
     def _assigned(self, query: RecommendQuery, known: Known) -> Assigned | None:
-        """The arm of an experiment that answers; requests that say themselves what answers take no part.
+        """What of an experiment answers; requests that say themselves what answers take no part.
 
         Nor do further pages: they go on by what made the first.
         """
@@ -451,12 +387,12 @@ class Recommender:
             return None
         subject = query.audience.subject
         key = f"{subject.kind}:{subject.id}" if subject is not None else query.session_id
-        return self._experiments.assign(key, len(known.history), query.surface, query.context)
+        return self._experiments.assign(key, len(known.history), query.surface, query.context, query.page_size)
 
-    def _strategy(self, query: RecommendQuery, assigned: Assigned | None) -> NamedStrategy:
+    def _strategy(self, query: RecommendQuery, of_arm: str) -> NamedStrategy:
         if query.strategy:
             return self._strategies.of(query.strategy)
-        wanted = assigned.arm.strategy if assigned else query.page.strategy if query.page is not None else ""
+        wanted = of_arm or (query.page.strategy if query.page is not None else "")
         try:
             return self._strategies.of(wanted)
         except InvalidFieldError:
@@ -493,13 +429,6 @@ class Recommender:
             for index, item_id in enumerate(query.context_item_ids)
             if item_id not in self._view.items
         ]
-
-    def _diversified(self, space: ItemSpace, slate: list[Candidate], diversity: float, size: int) -> list[Candidate]:
-        placed = [(candidate, row) for candidate in slate if (row := space.row(candidate.item_id)) is not None]
-        chosen = diversify([each for each, _ in placed], space.vectors([row for _, row in placed]), diversity, size)
-        # What has no vector cannot be compared; it comes last rather than not at all.
-        unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
-        return (chosen + unplaced)[:size]
 
 
 def _reads_categories(strategy: Strategy) -> bool:

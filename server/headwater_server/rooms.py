@@ -25,7 +25,7 @@ from headwater_core.document_store import DocumentStore
 from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError, InvalidFieldError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
-from headwater_core.experiments import THOMPSON, Experiment, check_disjoint
+from headwater_core.experiments import FIXED, Experiment, check_disjoint
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
 from headwater_core.histories import kept_length
@@ -55,6 +55,7 @@ from headwater_server.reload import Generations
 from headwater_server.searcher import Searcher
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.settings import ServerSettings
+from headwater_server.slate_maker import SlateMaker
 from headwater_server.sources.candidate_source import CandidateSource
 from headwater_server.sources.context import ContextSource
 from headwater_server.sources.fresh import FreshSource
@@ -126,7 +127,12 @@ class Rooms:
         )
         self.log_tail = LogTail(self.log, self.in_database, self._apply)
         self.committer = GroupCommitter(self.log, self.in_writing, self.log_tail.committed, self.now_us)
-        self.embedder = UserEmbedder(self.in_compute, self.metrics, batch_tokens=settings.batch_tokens)
+        self.embedder = UserEmbedder(
+            self.in_compute,
+            self.metrics,
+            batch_tokens=settings.batch_tokens,
+            memory_bytes=settings.reading_memory_mib << 20,
+        )
         self.query_features = QueryFeatures(self._new_text_encoder)
         self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
         self.text_keeper = TextKeeper(self.view, self._stored_features, self.in_compute)
@@ -166,17 +172,26 @@ class Rooms:
             FreshSource(settings.fresh_top_share),
             TextSource(self.text_keeper),
         )
+        self.gathering = Gathering(sources, self.in_compute, self.metrics)
+        maker = SlateMaker(
+            self.gathering,
+            self.view,
+            self.text_keeper,
+            CandidateFeatures(self.view, self.popularity, lambda: self.event_types),
+            event_types=lambda: self.event_types,
+            run_in_compute=self.in_compute,
+            now_us=self.now_us,
+        )
         self.recommender = Recommender(
             self.states,
             self.generations,
             self.embedder,
             self.view,
-            Gathering(sources, self.in_compute, self.metrics),
+            maker,
             self.strategies,
             self.experiments,
             event_types=lambda: self.event_types,
             query_features=self.query_features,
-            features=CandidateFeatures(self.view, self.popularity, lambda: self.event_types),
             run_in_compute=self.in_compute,
             now_us=self.now_us,
         )
@@ -332,7 +347,7 @@ class Rooms:
     async def refresh_tallies(self) -> None:
         """Read how the arms of the experiments that learn stand."""
         for name, experiment in self.experiments.experiments.items():
-            if experiment.allocation == THOMPSON:
+            if experiment.allocation != FIXED:
                 self.experiments.learn(name, await self.in_database(self.tallies.of, name))
 
     async def register_event_types(self, names: Collection[str]) -> None:

@@ -18,6 +18,7 @@ from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
 from headwater_core.manifest import Manifest
 from headwater_core.newcomers import Heritage
+from headwater_core.reading_on import read_on
 from headwater_core.shards import Vectors
 from headwater_core.strategies import CO_VISIT, POPULAR, REPEAT
 from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, load_state
@@ -32,6 +33,16 @@ class Scores(NamedTuple):
     ranking: npt.NDArray[np.float32]  # (n,) the best interest's inner product, plus the bonus
     probabilities: npt.NDArray[np.float32]  # (n, types), in the order of `learned_types`
     expected_values: npt.NDArray[np.float32] | None  # (n,) in the events' own units; None when none carried a value
+
+
+class Reading(NamedTuple):
+    """A history to be read, and what is remembered of its first events."""
+
+    history: Sequence[HistoryEvent]
+    n_read: int = 0
+    """How many of its events were read before."""
+    keys_values: torch.Tensor | None = None
+    """What `read_on` gave for them."""
 
 
 class ServingGeneration:
@@ -87,12 +98,30 @@ class ServingGeneration:
         if not readable:
             return [items.no_interests() for _ in sequences]
         batch = self._collated(readable)
-        rows = batch.item_rows.numpy()  # (B, T)
-        item_vectors = np.zeros((*rows.shape, items.dimension), dtype=np.float32)
-        known = rows > 0
-        item_vectors[known] = items.vectors(rows[known] - 1)
-        interests = iter(self._user_tower(batch, torch.from_numpy(item_vectors)).numpy())  # (B, K, d)
+        interests = iter(self._user_tower(batch, self._item_vectors(batch)).numpy())  # (B, K, d)
         return [next(interests) if len(sequence) else items.no_interests() for sequence in sequences]
+
+    @torch.inference_mode()
+    def read_on(self, readings: Sequence[Reading]) -> list[tuple[Vectors, torch.Tensor]]:
+        """The interests (K, d) of histories whose first events may have been read before, and what to remember.
+
+        Args:
+            readings: each with an event to be read; every item in them is one that the generation itself knows.
+        """
+        sequences = [
+            tokens(
+                reading.history[max(0, reading.n_read - 1) :],  # the last that was read tells the gap to the next
+                self.config,
+                lambda item_id: _from_one(self.items.row(item_id)),
+            )
+            for reading in readings
+        ]
+        batch = self._collated(sequences, [min(1, reading.n_read) for reading in readings])
+        item_vectors = self._item_vectors(batch)
+        interests, remembered = read_on(
+            self._user_tower, batch, item_vectors, [reading.keys_values for reading in readings]
+        )
+        return list(zip(interests.numpy(), remembered, strict=True))
 
     def bonuses(self, history: Sequence[HistoryEvent], weights: Mapping[str, float] = _AS_LEARNED) -> Bonuses:
         """What a history, oldest event first, adds to the scores of items, by their rows.
@@ -136,11 +165,19 @@ class ServingGeneration:
             item_ids = [item_ids[at] for at in voters(item_ids, against)]
         return self._co_visits.bonuses(item_ids[:REPEAT_EVENTS], blend)
 
-    def _collated(self, sequences: Sequence[TokenSequence]) -> HistoryTensors:
+    def _collated(self, sequences: Sequence[TokenSequence], read_before: Sequence[int] | None = None) -> HistoryTensors:
         try:
-            return collate(sequences, self.config, self._text_features)
+            return collate(sequences, self.config, self._text_features, read_before)
         except Exception:  # noqa: BLE001 - whoever gives the features has noted why; without them a search is still a search
-            return collate(sequences, self.config)
+            return collate(sequences, self.config, read_before=read_before)
+
+    def _item_vectors(self, batch: HistoryTensors) -> torch.Tensor:
+        """(B, T, d), 0 where there is no item."""
+        rows = batch.item_rows.numpy()  # (B, T)
+        vectors = np.zeros((*rows.shape, self.items.dimension), dtype=np.float32)
+        known = rows > 0
+        vectors[known] = self.items.vectors(rows[known] - 1)
+        return torch.from_numpy(vectors)
 
     @torch.inference_mode()
     def place(self, features: npt.NDArray[np.float16]) -> tuple[Vectors, Heritage]:

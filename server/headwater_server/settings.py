@@ -32,6 +32,8 @@ class ServerSettings(CoreSettings):
     """User histories kept in memory."""
     batch_tokens: int = Field(default=4096, ge=1)
     """History events embedded in one batch, at most."""
+    reading_memory_mib: int = Field(default=256, ge=0)
+    """What the user tower made of histories is remembered up to this size, so that only new events are read."""
     torch_threads: int = Field(default=1, ge=1)
     """Threads of one embedding."""
     popularity_half_life_events: int = Field(default=20_000, ge=1)

@@ -26,6 +26,8 @@ class Candidate:
     score: float
     sources: tuple[str, ...]
     """What proposed it, the first to do so first."""
+    arm: str = ""
+    """Of an interleaved slate: the experiment's arm whose place it has."""
 
 
 def fill(slate: Sequence[Candidate], proposals: Iterable[Found], size: int) -> list[Candidate]:
@@ -196,13 +198,13 @@ def values(item: Item, key: str) -> Sequence[str]:
 
 
 def diversify(
-    candidates: Sequence[Candidate], vectors: npt.NDArray[np.float32], diversity: float, size: int
+    candidates: Sequence[Candidate], alike: npt.NDArray[np.float32], diversity: float, size: int
 ) -> list[Candidate]:
     """Re-order by maximal marginal relevance (Carbonell & Goldstein, SIGIR 1998).
 
     Args:
         candidates: best first, n of them.
-        vectors: their item vectors, shape (n, d).
+        alike: how alike they are in pairs, at most 1, shape (n, n).
         diversity: 0 keeps the order, 1 looks at nothing but dissimilarity to what is already chosen.
         size: how many to choose.
     """
@@ -211,8 +213,7 @@ def diversify(
     scores = np.array([candidate.score for candidate in candidates], dtype=np.float32)
     spread = float(scores.max() - scores.min()) or 1.0
     relevance = (scores - scores.min()) / spread  # (n,), 0..1
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    nearest = np.full(len(candidates), -1.0, dtype=np.float32)  # highest cosine to anything chosen
+    nearest = np.full(len(candidates), -1.0, dtype=np.float32)  # most alike to anything chosen
     chosen: list[int] = []
     open_ = np.ones(len(candidates), dtype=bool)
     while len(chosen) < min(size, len(candidates)):
@@ -220,5 +221,5 @@ def diversify(
         best = int(np.argmax(np.where(open_, gain, -np.inf)))
         chosen.append(best)
         open_[best] = False
-        nearest = np.maximum(nearest, unit @ unit[best])
+        nearest = np.maximum(nearest, alike[best])
     return [candidates[index] for index in chosen]

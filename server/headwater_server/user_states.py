@@ -30,7 +30,7 @@ class KeptInterests(NamedTuple):
     interests: Vectors  # (K, d)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class UserState:
     """One subject's history. Read it; only `UserStates` writes."""
 

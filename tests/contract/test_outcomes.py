@@ -41,8 +41,20 @@ class World:
         self.outcomes, self.tallies = OutcomeLog(database), Tallies(database)
         self.n_events = 0
 
-    def show(self, slate_id: str, *items: str, at_s: float = 0.0, subject: Subject | None = ANN, **more: Any) -> None:
-        shown = tuple(ShownItem(item_id, 1.0, 1.0, ("tower", "fresh")) for item_id in items)
+    def show(
+        self,
+        slate_id: str,
+        *items: str,
+        at_s: float = 0.0,
+        subject: Subject | None = ANN,
+        arms: str = "",
+        **more: Any,
+    ) -> None:
+        """Args: arms: of an interleaved slate, a letter for the arm of each item; a space: of none."""
+        shown = tuple(
+            ShownItem(item_id, 1.0, 1.0, ("tower", "fresh"), arm.strip())
+            for item_id, arm in zip(items, arms or " " * len(items), strict=True)
+        )
         time_us = NOW_US + round(at_s * SECOND_US)
         self.impressions.append(
             [Impression(slate_id, subject, strategy="home/1", time_us=time_us, items=shown, **more)]
@@ -77,6 +89,9 @@ class World:
 @pytest.fixture
 def world(database: Database) -> World:
     return World(database)
+
+
+INTERLEAVED = Experiment.from_dict({**TEST.to_dict(), "allocation": "interleaved"})
 
 
 def assigned(arm: str, half_life: float = 10.0, segment: str = "") -> Assignment:
@@ -181,6 +196,39 @@ def test_older_slates_count_less(world: World) -> None:
     assert world.recent("a").slates == pytest.approx(sum(0.5 ** ((number + 10) / 10) for number in range(4)))
     assert world.recent("a", "new").slates == 1.0
     assert {each.arm: each.slates for each in world.tallies.of("test") if not each.segment} == {"a": 4, "b": 10}
+
+
+def test_of_an_interleaved_slate_each_place_counts_for_its_arm(world: World) -> None:
+    """An item earns one at most, for its own arm; a place that was drawn for nobody counts for nobody."""
+    world.show("slate-1", "x", "y", "z", "w", arms="aab ", assignment=assigned("", 1e9))
+    for event_type, item_id in (("purchase", "x"), ("click", "x"), ("click", "y"), ("click", "z"), ("click", "w")):
+        world.write(event_type, item_id, "slate-1")
+    attributed = world.attribute(experiments={"test": INTERLEAVED})
+    assert attributed is not None
+    assert [(each.arm, each.reward) for each in attributed.outcomes] == [
+        ("a", 1.0),
+        ("a", 0.0),
+        ("a", 0.25),
+        ("b", 0.25),
+        ("", 0.0),
+    ]
+    assert world.recent("a") == pytest.approx((2.0, 1.25))
+    assert world.recent("b") == pytest.approx((1.0, 0.25))
+    assert world.tallies.users("test") == {}
+    shown = world.impressions.between(NOW_US, NOW_US + WINDOW_US)
+    rows = outcome_report.report(shown, world.outcomes.between(NOW_US, NOW_US + WINDOW_US), "arm")
+    assert [(row.key, row.shown, row.events["click"]) for row in rows] == [("test/a", 2, 2), ("test/b", 1, 1)]
+
+
+def test_interleaved_places_fade_by_slates(world: World) -> None:
+    """A half-life is of slates, however many places they have; what is frozen learns nothing."""
+    for number in range(11):
+        world.show(f"slate-{number}", "x", "y", arms="ab" if number == 0 else "bb", assignment=assigned(""))
+    assert world.recent("a").slates == pytest.approx(0.5)
+    before = world.recent("b")
+    world.show("frozen", "x", "y", arms="bb", assignment=assigned("", 0.0))
+    assert world.recent("b") == before
+    assert {each.arm: each.slates for each in world.tallies.of("test")} == {"a": 1, "b": 23}
 
 
 def test_a_slate_that_is_written_again_counts_once(world: World) -> None:

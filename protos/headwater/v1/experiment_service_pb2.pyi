@@ -55,18 +55,20 @@ class Experiment(_message.Message):
     FROZEN_FIELD_NUMBER: _builtins.int
     allocation: _builtins.str
     """`fixed` (the default): by the user's id, always the same arm. `thompson`: slate by slate, the more often the better
-    an arm has done lately.
+    an arm has done lately. `interleaved`: so place by place, all arms in one slate.
     """
     window_s: _builtins.float
     """How long after a slate was shown its events count, in seconds. Default 1,800; at most 30 days."""
     segment_by: _builtins.str
-    """`thompson` learns apart for each: `activity` (`new`: histories of less than three events; `returning`), `surface`, or
-    `context.` and a key of the request's context. Default: for all together.
+    """`thompson` and `interleaved` learn apart for each: `activity` (`new`: histories of less than three events;
+    `returning`), `surface`, or `context.` and a key of the request's context. Default: for all together.
     """
     half_life_slates: _builtins.float
-    """`thompson`: after so many further slates of a segment an old one counts half. Default 10,000; at least 10."""
+    """`thompson` and `interleaved`: after so many further slates of a segment an old one counts half. Default 10,000; at
+    least 10.
+    """
     frozen: _builtins.bool
-    """`thompson`: shares stay as they are."""
+    """`thompson` and `interleaved`: shares stay as they are."""
     @_builtins.property
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperimentArm]:
         """2 to 20."""
@@ -77,8 +79,8 @@ class Experiment(_message.Message):
 
     @_builtins.property
     def rewards(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """What an event of a type, on an item that was shown, is worth, 0 to 1. A slate's rewards add up to 1 at most. At
-        least one.
+        """What an event of a type, on an item that was shown, is worth, 0 to 1. A slate's rewards add up to 1 at most;
+        `interleaved`: an item's. At least one.
         """
 
     def __init__(
@@ -125,13 +127,13 @@ class ExperimentArm(_message.Message):
     strategy: _builtins.str
     """Which strategy makes the slate. Default `default`."""
     label: _builtins.str
-    """Which generation answers, by its label. Default: as without an experiment."""
+    """Which generation answers, by its label. Default: as without an experiment. Not for `interleaved`."""
     share: _builtins.float
     """`fixed`: its share of the users. The shares add up to 1."""
     min_share: _builtins.float
-    """`thompson`: it never gets less of the slates. Default 0."""
+    """`thompson`: it never gets less of the slates; `interleaved`: of the places. Default 0."""
     max_share: _builtins.float
-    """`thompson`: it never gets more. Default 1."""
+    """`thompson` and `interleaved`: it never gets more. Default 1."""
     def __init__(
         self,
         *,
@@ -285,17 +287,17 @@ class ArmResult(_message.Message):
     arm: _builtins.str
     """The arm."""
     segment: _builtins.str
-    """`thompson`: the segment."""
+    """`thompson` and `interleaved`: the segment."""
     slates: _builtins.int
-    """How many slates it made."""
+    """How many slates it made; `interleaved`: how many places it had."""
     reward: _builtins.float
     """What they earned."""
     share: _builtins.float
-    """With which probability it answers now."""
+    """With which probability it answers now; `interleaved`: has a place."""
     users: _builtins.int
     """Of `fixed` experiments: how many users it answered."""
     rate: _builtins.float
-    """Reward per slate; of `thompson` experiments the older slates count less."""
+    """Reward per slate (`interleaved`: per place); in `thompson` and `interleaved` the older ones count less."""
     half_width: _builtins.float
     """Of `fixed` experiments: the 95 % interval is rate - half_width to rate + half_width, for all arms together and
     however often one looks. Unset where nothing can be said yet.

@@ -476,7 +476,9 @@ class RecommendResponse(_message.Message):
     degraded: _builtins.bool
     """Whether a part of the answer was missing (the database is away, a source failed)."""
     experiment_arm: _builtins.str
-    """The experiment's arm that made the answer; empty without an experiment."""
+    """The experiment's arm that made the answer, as `experiment/arm`; `experiment/interleaved` when several did; empty
+    without an experiment.
+    """
     next_page_token: _builtins.str
     """Gives the next page; empty when there is none."""
     strategy: _builtins.str

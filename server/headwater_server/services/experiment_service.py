@@ -14,7 +14,7 @@ from headwater_core import outcome_report
 from headwater_core.document_store import Version
 from headwater_core.errors import InvalidFieldError, NotFoundError
 from headwater_core.experiment_statistics import LEVEL, MISMATCH_AT, UserSums, leader, mismatch, rate
-from headwater_core.experiments import FIXED, Experiment
+from headwater_core.experiments import FIXED, INTERLEAVED, Experiment
 from headwater_core.impressions import ImpressionLog
 from headwater_core.names import check_name
 from headwater_core.outcome_report import GROUPS, OutcomeRow
@@ -45,6 +45,7 @@ class ExperimentService(pb_grpc.ExperimentServiceServicer):
                     rooms.strategies.of(arm.strategy)
                 except InvalidFieldError as error:
                     raise error.within(f"arms[{index}]") from error
+            self._refuse_other_counts(request.name, experiment)
             for name in experiment.rewards:
                 if name not in rooms.event_types:
                     raise InvalidFieldError(f"rewards[{name!r}]", "is not a registered event type")
@@ -117,6 +118,14 @@ class ExperimentService(pb_grpc.ExperimentServiceServicer):
                 for row in await rooms.in_database(read)
             ]
         )
+
+    def _refuse_other_counts(self, name: str, experiment: Experiment) -> None:
+        """Raises: InvalidFieldError: places are to be counted where slates were, or the other way round."""
+        running = self._rooms.experiments.experiments.get(name)
+        if running is None or (running.allocation == INTERLEAVED) == (experiment.allocation == INTERLEAVED):
+            return
+        counted = "places" if running.allocation == INTERLEAVED else "slates"
+        raise InvalidFieldError("allocation", f"the experiment has counted {counted} so far; delete it first")
 
     async def _fixed(self, version: Version[Experiment], experiment: Experiment) -> pb.GetExperimentResponse:
         rooms = self._rooms

@@ -161,7 +161,7 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         return missing
 
     def _log_impression(self, query: RecommendQuery, slate: Slate, slate_id: str) -> None:
-        propensity = slate.assignment.propensity if slate.assignment is not None else 1.0
+        assigned = slate.assignment
         self._count(query, slate)
         self._rooms.impression_writer.add(
             Impression(
@@ -173,12 +173,19 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
                 strategy=str(slate.strategy),
                 generation=slate.generation.number,
                 time_us=self._rooms.now_us(),
-                # A strategy draws nothing by chance: what it shows is as likely as that it is the one to show it.
+                # A strategy draws nothing by chance: what it shows is as likely as that it is the one to show it, be it
+                # the slate or, interleaved, the place. A place that went to an arm which was not drawn for it has none.
                 items=tuple(
-                    ShownItem(candidate.item_id, candidate.score, propensity, candidate.sources)
+                    ShownItem(
+                        candidate.item_id,
+                        candidate.score,
+                        1.0 if assigned is None else slate.shares.get(candidate.arm, assigned.propensity),
+                        candidate.sources,
+                        candidate.arm,
+                    )
                     for candidate in slate.candidates
                 ),
-                assignment=slate.assignment,
+                assignment=assigned,
                 features=_features(slate),
             )
         )
@@ -188,7 +195,9 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
         if slate.is_kept:
             metrics.slates_kept.inc()
         if slate.assignment is not None:
-            metrics.slates.labels(slate.assignment.experiment, slate.assignment.arm).inc()
+            one = slate.assignment.arm
+            for arm in {one} if one else {candidate.arm for candidate in slate.candidates if candidate.arm}:
+                metrics.slates.labels(slate.assignment.experiment, arm).inc()
         first = 1 + (len(query.page.served_item_ids) if query.page is not None else 0)
         for place, candidate in enumerate(slate.candidates, start=first):
             metrics.count_shown(slate.strategy.name, place, candidate.sources)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from google.protobuf.duration_pb2 import Duration
 
 from headwater.v1 import recommendation_service_pb2 as pb
+from headwater_core.experiments import INTERLEAVED
 from headwater_server import convert
 from headwater_server.explanations.reasons import reasons
 from headwater_server.explanations.wording import wording_of
@@ -34,7 +35,9 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
         degraded_reasons=[f"{part} unavailable" for part in missing],
         notices=slate.notices,
         strategy=str(slate.strategy),
-        experiment_arm=f"{slate.assignment.experiment}/{slate.assignment.arm}" if slate.assignment else "",
+        experiment_arm=f"{slate.assignment.experiment}/{slate.assignment.arm or INTERLEAVED}"
+        if slate.assignment
+        else "",
     )
     for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
         result = response.results.add(

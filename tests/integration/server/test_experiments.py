@@ -186,6 +186,58 @@ async def test_an_experiment_that_learns_shows_more_of_what_is_clicked(
     assert {one.arm: one.share for one in frozen.arms}["crime"] == pytest.approx(0.1)
 
 
+async def test_arms_share_a_slate_and_each_item_earns_for_its_own(
+    server: HeadwaterServer,
+    experiments: ExperimentServiceAsyncStub,
+    strategies: StrategyServiceAsyncStub,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+) -> None:
+    """Both topics stand in one slate; clicks on one raise its share within bounds; every item has its propensity."""
+    for number in range(1, 5):
+        await write(events, "like", "ben", f"crime-0{number}")
+        await write(events, "like", "ben", f"love-0{number}")
+    arms = arm("crime", min_share=0.1), arm("love")
+    await put(experiments, "topics", *arms, allocation="interleaved", half_life_slates=1000)
+    n_mixed = n_clicks = 0
+    for number in range(60):
+        answer = await slate(recommendations, f"user-{number}")
+        assert answer.experiment_arm == "topics/interleaved"
+        assert [result.score for result in answer.results] == sorted((r.score for r in answer.results), reverse=True)
+        n_mixed += len({result.item_id.partition("-")[0] for result in answer.results}) == 2
+        for result in answer.results:
+            if result.item_id.startswith("love"):
+                n_clicks += 1
+                await write(events, "click", f"user-{number}", result.item_id, answer.attribution_token)
+    assert n_mixed > 20
+    await attribute(server)
+    later = [await slate(recommendations, f"later-{number}") for number in range(30)]
+    topics = Counter(result.item_id.partition("-")[0] for answer in later for result in answer.results)
+    assert topics["love"] > 4 * topics["crime"]  # the server follows by itself, before anybody asks how it stands
+    await server.rooms.impression_writer.flush()
+    told = await experiments.GetExperiment(pb.GetExperimentRequest(name="topics"))
+    standing = {one.arm: one for one in told.arms}
+    assert standing["crime"].share == pytest.approx(0.1)
+    assert standing["love"].share == pytest.approx(0.9)
+    assert standing["crime"].slates + standing["love"].slates == 3 * (60 + 30)
+    assert (standing["crime"].reward, standing["love"].reward) == (0.0, n_clicks)
+    for each in ImpressionLog(server.rooms.database).between(0, 2**62):
+        assert each.assignment is not None
+        assert (each.assignment.arm, each.assignment.propensity) == ("", None)
+        assert [item.item_id.partition("-")[0] for item in each.items] == [item.arm for item in each.items]
+        shares = {item.arm: item.propensity or 0.0 for item in each.items}
+        assert len(shares) == 1 or sum(shares.values()) == pytest.approx(1.0)
+        assert shares.get("crime", 0.1) >= 0.1
+    with pytest.raises(grpc.aio.AioRpcError, match="has counted places so far; delete it first"):
+        await put(experiments, "topics", *arms, allocation="thompson")
+    again = await slate(recommendations, "ben")
+    more = await slate(recommendations, "ben", page_token=again.next_page_token)
+    assert not {result.item_id for result in more.results} & {result.item_id for result in again.results}
+    assert not more.experiment_arm
+    explained = await slate(recommendations, "ben", explain=True)
+    assert all(result.reasons for result in explained.results)
+
+
 async def test_who_says_what_answers_takes_no_part(
     server: HeadwaterServer,
     experiments: ExperimentServiceAsyncStub,

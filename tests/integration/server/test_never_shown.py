@@ -18,6 +18,7 @@ from headwater.v1 import recommendation_service_pb2 as pb
 from headwater_core.catalogue import Item
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import Event
+from headwater_core.experiments import Experiment
 from headwater_core.strategies import SOURCES, Strategy
 from headwater_server import queries
 from headwater_server.server import HeadwaterServer
@@ -28,6 +29,7 @@ REQUESTS = int(os.environ.get("HEADWATER_TEST_REQUESTS", "3000"))
 AT_ONCE = 10
 _ITEMS = [f"{topic}-{number:02}" for topic in TOPICS for number in range(ITEMS_PER_TOPIC)]
 _USERS = [f"user-{number}" for number in range(8)]
+_OF_THE_EXPERIMENT = 0.2
 _KEYS = (("category", tuple(TOPICS)), ("attributes.shelf", ("old", "new")))
 
 
@@ -93,7 +95,10 @@ async def change(chance: random.Random, server: HeadwaterServer, forbidden: Forb
 
 
 async def ask(chance: random.Random, server: HeadwaterServer, strategy: Strategy, forbidden: Forbidden) -> None:
-    """One request by the strategy, which must not show what is forbidden from its beginning to its end."""
+    """One request, which must not show what is forbidden from its beginning to its end.
+
+    The strategy answers it, or the arms of the experiment together.
+    """
     rooms = server.rooms
     user = chance.choice(_USERS)
     excluded = chance.sample(_ITEMS, chance.randint(0, 5))
@@ -110,7 +115,8 @@ async def ask(chance: random.Random, server: HeadwaterServer, strategy: Strategy
         request.filter.published_after.CopyFrom(Timestamp(seconds=1))
     query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us)
     before = forbidden.to_all | forbidden.to_user[user] | set(excluded)
-    slate = await rooms.recommender.recommend(query, NamedStrategy("any", 1, strategy))
+    named = None if chance.random() < _OF_THE_EXPERIMENT else NamedStrategy("any", 1, strategy)
+    slate = await rooms.recommender.recommend(query, named)
     after = forbidden.to_all | forbidden.to_user[user] | set(excluded)
     shown = [candidate.item_id for candidate in slate.candidates]
     assert len(shown) == len(set(shown)) <= request.page_size
@@ -120,12 +126,18 @@ async def ask(chance: random.Random, server: HeadwaterServer, strategy: Strategy
 
 @pytest.mark.timeout(max(180, REQUESTS // 20))
 async def test_what_is_forbidden_is_never_shown(server: HeadwaterServer) -> None:
-    """Thousands of requests by hundreds of strategies, ten at a time, with changes among them."""
+    """Thousands of requests by hundreds of strategies and by an experiment that mixes some, with changes among them."""
     chance, forbidden = random.Random(20_331), Forbidden()
     for number, user in enumerate(_USERS):
         liked = chance.sample(_ITEMS, 6)
         likes = [Event(f"like-{number}-{item_id}", "like", user, item_id=item_id) for item_id in liked]
         await server.rooms.committer.append(likes)
+    arms = [{"name": name, "strategy": name} for name in ("one", "other", "third")]
+    for arm in arms:
+        await server.rooms.in_writing(server.rooms.strategy_store.put, arm["name"], any_strategy(chance), None)
+    mix = Experiment.from_dict({"arms": arms, "allocation": "interleaved", "rewards": {"click": 1.0}})
+    await server.rooms.in_writing(server.rooms.experiment_store.put, "mix", mix, None)
+    await server.rooms.refresh_documents()
     for number in range(REQUESTS // AT_ONCE):
         strategy = any_strategy(chance)
         asked = (ask(chance, server, strategy, forbidden) for _ in range(AT_ONCE))

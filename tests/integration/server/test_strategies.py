@@ -198,6 +198,20 @@ async def test_sources_of_a_fusion_are_all_told(
     assert len(set(ids(answer))) == len(answer.results)
 
 
+async def test_a_short_page_is_fused_as_a_long_one(
+    strategies: StrategyServiceAsyncStub,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+) -> None:
+    """What two sources propose far down is first on a page of one, as it is on a page of thirty."""
+    await like(events, "space-00")
+    await put(strategies, "both", "tower", "context", ranking="ranks")
+    asked = {"context_item_ids": ["love-01"], "exclude_seen": False}
+    long = await slate(recommendations, "both", page_size=30, **asked)
+    assert len(long.results[0].sources) == 2
+    assert ids(await slate(recommendations, "both", page_size=1, **asked)) == ids(long)[:1]
+
+
 @pytest.mark.parametrize("source", ["co_visit", "repeat", "popular", "category", "context", "tower", "text"])
 async def test_each_source_proposes_alone(
     strategies: StrategyServiceAsyncStub,

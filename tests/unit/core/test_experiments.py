@@ -32,16 +32,19 @@ def experiment(**fields: Any) -> Experiment:
         ({"arms": FREE}, "arms", "add up to 0; must be 1"),
         ({"arms": [{"name": "a", "share": 1.0}, {"name": "b"}]}, "arms", "every one needs a share above 0"),
         ({"arms": [{"name": "a", "share": 0.5, "min_share": 0.1}, HALVES[1]]},
-         "arms", "are for the allocation `thompson`"),
+         "arms", "are for the allocations `thompson` and `interleaved`"),
         ({"arms": [{"name": "A b"}, HALVES[1]]}, "arms[0].name", "pattern"),
-        ({"segment_by": "activity"}, "segment_by", "is for the allocation `thompson`"),
+        ({"segment_by": "activity"}, "segment_by", "is for the allocations that learn"),
         ({"segment_by": "mood", "allocation": "thompson", "arms": FREE}, "segment_by", "pattern"),
         ({"allocation": "thompson"}, "arms", "share is for the allocation `fixed`"),
         ({"allocation": "thompson", "arms": [{"name": n, "min_share": 0.6} for n in "ab"]}, "arms", "more than 1"),
         ({"allocation": "thompson", "arms": [{"name": n, "max_share": 0.4} for n in "ab"]}, "arms", "less than 1"),
         ({"allocation": "thompson", "arms": [{"name": "a", "min_share": 0.6, "max_share": 0.5}, {"name": "b"}]},
          "arms", "a has a min_share above its max_share"),
-        ({"allocation": "luck"}, "allocation", "'fixed' or 'thompson'"),
+        ({"allocation": "luck"}, "allocation", "'fixed', 'thompson' or 'interleaved'"),
+        ({"allocation": "interleaved"}, "arms", "share is for the allocation `fixed`"),
+        ({"allocation": "interleaved", "arms": [{"name": "a", "label": "canary"}, {"name": "b"}]},
+         "arms", "an interleaved slate is of one generation"),
         ({"rewards": {}}, "rewards", "at least 1"),
         ({"rewards": {"click": 2.0}}, "rewards.click", "less than or equal to 1"),
         ({"window_s": 0}, "window_s", "greater than 0"),
@@ -103,6 +106,16 @@ def test_a_better_arm_gets_more_and_an_unknown_one_its_chance() -> None:
     assert 0.55 < unsure[0] < 0.85
     assert thompson_shares([Record(0, 0), Record(10_000, 4_000)], arms)[0] == pytest.approx(0.6, abs=0.02)
     assert (unsure == thompson_shares([Record(20, 2), Record(20, 1)], arms)).all()
+
+
+def test_the_more_decided_the_less_a_doubtful_arm_gets() -> None:
+    """With 2 as much as two draws agree on; its bounds hold all the same, and equals stay equal."""
+    arms = [Arm(name=name, min_share=0.05) for name in "ab"]
+    records = [Record(200, 30), Record(200, 20)]
+    once, twice = (thompson_shares(records, arms, decided)[1] for decided in (1.0, 2.0))
+    assert twice == pytest.approx(max(0.05, once**2 / (once**2 + (1 - once) ** 2)), abs=0.001)
+    assert thompson_shares([Record(10_000, 900), Record(10_000, 10)], arms, 2.0)[1] == pytest.approx(0.05)
+    assert thompson_shares([Record(0, 0)] * 2, arms, 2.0)[1] == pytest.approx(0.5, abs=0.02)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 0.2), st.floats(0.5, 1)), min_size=2, max_size=5))

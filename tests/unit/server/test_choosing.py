@@ -223,9 +223,9 @@ def test_no_place_is_given_where_a_new_item_stands_already() -> None:
 def test_diversity_prefers_what_is_unlike_the_chosen() -> None:
     """Of two equal groups one of each is shown before a second of the first; 0 keeps the order."""
     near = candidates(TOWER, ("a1", 1.0), ("a2", 0.99), ("a3", 0.98), ("b1", 0.9))
-    vectors = np.array([[1, 0], [1, 0], [1, 0.01], [0, 1]], dtype=np.float32)
-    assert ids(diversify(near, vectors, 0.0, 3)) == ["a1", "a2", "a3"]
-    assert ids(diversify(near, vectors, 0.9, 2)) == ["a1", "b1"]
+    alike = np.array([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=np.float32)
+    assert ids(diversify(near, alike, 0.0, 3)) == ["a1", "a2", "a3"]
+    assert ids(diversify(near, alike, 0.9, 2)) == ["a1", "b1"]
 
 
 @given(
@@ -238,7 +238,7 @@ def test_diversity_chooses_each_candidate_once(rows: list[tuple[float, int, int]
     rows.sort(key=lambda row: -row[0])
     given_ = [Candidate(str(index), score, (TOWER,)) for index, (score, _, _) in enumerate(rows)]
     vectors = np.array([row[1:] for row in rows], dtype=np.float32).reshape(len(rows), 2)
-    chosen = diversify(given_, vectors, diversity, size)
+    chosen = diversify(given_, vectors @ vectors.T / np.float32(18), diversity, size)
     assert len(chosen) == len(set(ids(chosen))) == min(size, len(rows))
     if chosen and diversity < 1.0:
         assert chosen[0].score == given_[0].score

@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from headwater_core.events import HistoryEvent
 from headwater_core.shards import Vectors
 from headwater_server.embedder import UserEmbedder
 from headwater_server.metrics import ServerMetrics
-from headwater_server.serving_generation import ServingGeneration
+from headwater_server.serving_generation import Reading, ServingGeneration
 from headwater_server.user_states import UserState
 
 
@@ -32,10 +33,16 @@ class Generation:
     def __init__(self, number: int) -> None:
         self.number = number
         self.embedded: list[Sequence[HistoryEvent]] = []
+        self.read: list[Reading] = []
 
     def embed(self, histories: Sequence[Sequence[HistoryEvent]]) -> list[Vectors]:
         self.embedded += histories
         return [np.full((1, 1), self.number, dtype=np.float32) for _ in histories]
+
+    def read_on(self, readings: Sequence[Reading]) -> list[tuple[Vectors, torch.Tensor]]:
+        self.read += readings
+        interests = np.full((1, 1), self.number, dtype=np.float32)
+        return [(interests, torch.full((len(reading.history),), 1.0)) for reading in readings]
 
     @property
     def serving(self) -> ServingGeneration:
@@ -48,7 +55,7 @@ async def run(call: Callable[..., Any], *arguments: Any) -> Any:
 
 @pytest.fixture
 async def embedder() -> AsyncIterator[UserEmbedder]:
-    embedder = UserEmbedder(run, ServerMetrics(), batch_tokens=100)
+    embedder = UserEmbedder(run, ServerMetrics(), batch_tokens=100, memory_bytes=10_000)
     embedder.start()
     yield embedder
     await embedder.stop()
@@ -65,7 +72,7 @@ async def test_an_older_generation_keeps_its_vectors_too(embedder: UserEmbedder)
     for generation in generations:
         for _ in range(2):
             assert (await embedder.of_state(generation.serving, state)).item() == generation.number
-        assert len(generation.embedded) == 1
+        assert len(generation.read) == 1
     assert list(state.vectors) == [2, 1]
 
 
@@ -74,3 +81,43 @@ async def test_a_generation_gets_the_whole_history(embedder: UserEmbedder) -> No
     generation = Generation(1)
     await embedder.of_state(generation.serving, UserState(history=history(5), version=5))
     assert [event.position for event in generation.embedded[0]] == [1, 2, 3, 4, 5]
+
+
+async def test_only_what_is_new_is_read(embedder: UserEmbedder) -> None:
+    """Where events came at the history's end; else all of it."""
+    generation = Generation(1)
+    state = UserState(history=history(1), version=1)
+
+    async def counts(*events: HistoryEvent) -> list[int]:
+        state.history[:] = events
+        state.version += 1
+        await embedder.of_state(generation.serving, state)
+        return [reading.n_read for reading in generation.read]
+
+    first, second, third = history(3)
+    assert await counts(first) == [0]
+    assert await counts(first, third) == [0, 1]
+    assert await counts(second, third) == [0, 1, 0]  # an event fell off
+    assert await counts(second) == [0, 1, 0, 0]  # or was erased
+    other = UserState(history=[second, third], version=9)
+    await embedder.of_state(generation.serving, other)
+    assert generation.read[-1].n_read == 0
+    await embedder.of_state(Generation(2).serving, state)
+    assert await counts(second, third) == [0, 1, 0, 0, 0, 1]
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    """The state that was not asked for the longest is forgotten first, and so is one that is gone."""
+    embedder = UserEmbedder(run, ServerMetrics(), batch_tokens=100, memory_bytes=3 * 4)
+    embedder.start()
+    generation = Generation(1)
+    states = [UserState(history=history(1), version=1) for _ in range(3)]
+    for state in states:
+        await embedder.of_state(generation.serving, state)
+    for state in states:
+        state.history, state.version = history(2), 2
+    await embedder.of_state(generation.serving, states[2])
+    await embedder.of_state(generation.serving, states[0])
+    await embedder.of_state(generation.serving, states[1])
+    assert [reading.n_read for reading in generation.read[3:]] == [1, 0, 0]
+    await embedder.stop()
