@@ -44,17 +44,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._retry_after_ms = retry_after_ms
         self._in_flight = 0
         self._streams = 0
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the handler of one of our methods."""
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(_OURS):
+        """Wrap the handler of one of our methods, at its first call."""
+        path = handler_call_details.method
+        handler = self._handlers.get(path)
+        if handler is None and (handler := await continuation(handler_call_details)) is not None:
+            handler = self._handlers[path] = self._wrapped(path, handler)
+        return handler
+
+    def _wrapped(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        if not path.startswith(_OURS):
             return handler
-        method = handler_call_details.method.rsplit("/", 1)[-1]
+        method = path.rsplit("/", 1)[-1]
         assert handler.request_deserializer is not None  # generated code always gives one
         deserializer = _forgiving(handler.request_deserializer)
         if handler.unary_unary is not None:
