@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from installations import installation_class, wait_until_serving
+from installations import QUIET, installation_class, wait_until_serving
 
 from headwater_client import Client, HeadwaterError, event, item
 
@@ -81,9 +81,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = {
-        "HEADWATER_PORT": "0",
-        "HEADWATER_METRICS_PORT": "",
-        "HEADWATER_UPDATER_METRICS_PORT": "",
+        **QUIET,
         "HEADWATER_BOOTSTRAP_EPOCHS": "5",
     }
     make_installation = installation_class()

@@ -9,6 +9,8 @@ from typing import Any
 
 from headwater_client import Client, HealthStatus
 
+QUIET = {"HEADWATER_PORT": "0", "HEADWATER_METRICS_PORT": "", "HEADWATER_UPDATER_METRICS_PORT": ""}
+"""A free port, and none for metrics."""
 _PATIENCE_S = 120
 PROCESSES = Path(__file__).resolve().parents[1] / "examples" / "processes.py"
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.message import Message
 from http2_load import Call, run
-from installations import installation_class, wait_until_serving
+from installations import QUIET, installation_class, wait_until_serving
 
 from headwater.v1 import event_pb2
 from headwater.v1 import event_service_pb2 as events_pb
@@ -78,9 +78,7 @@ def main() -> int:
     parser.add_argument("--compare", type=Path, help="an earlier --out")
     arguments = parser.parse_args()
     environment = {
-        "HEADWATER_PORT": "0",
-        "HEADWATER_METRICS_PORT": "",
-        "HEADWATER_UPDATER_METRICS_PORT": "",
+        **QUIET,
         "HEADWATER_BOOTSTRAP_EPOCHS": "5",
         "HEADWATER_PUBLISH_INTERVAL_S": "5",
         **dict(each.split("=", 1) for each in arguments.environment),

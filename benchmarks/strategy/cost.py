@@ -22,9 +22,17 @@ from headwater_server.recommender import Recommender
 from headwater_server.rooms import Rooms
 from headwater_server.services.recommendation_service import RecommendationService
 from headwater_server.settings import ServerSettings
+from headwater_server.slate_maker import SlateMaker
 from headwater_server.sources.gathering import Gathering
 
-_LAYER = ("_assigned", "_strategy", "_filter", "_composed")
+_LAYER = (
+    (Recommender, "_assigned"),
+    (Recommender, "_strategy"),
+    (Recommender, "_basis"),
+    (Recommender, "_filter"),
+    (SlateMaker, "_disliked"),
+    (SlateMaker, "_composed"),
+)
 _spent_s: defaultdict[str, float] = defaultdict(float)
 
 
@@ -34,8 +42,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--calls", type=int, default=2_000)
     arguments = parser.parse_args()
-    for name in _LAYER:
-        setattr(Recommender, name, _timed(getattr(Recommender, name), "layer"))
+    for owner, name in _LAYER:
+        setattr(owner, name, _timed(getattr(owner, name), "layer"))
     setattr(Gathering, "_timed", _timed(Gathering._timed, "sources"))  # noqa: B010 - mypy refuses the plain form
     total_s = asyncio.run(_answer(arguments.folder, arguments.calls))
     asking_s = _spent_s["asking"] - _spent_s["sources"]
@@ -59,6 +67,8 @@ async def _answer(folder: Path, n_calls: int) -> float:
     requests = [pb.RecommendRequest(user_id=str(1 + number % 600)) for number in range(n_calls)]
     for request in requests[:600]:  # histories into memory, sources known to be quick
         await service._recommend(request)
+    for state in rooms.states.newest(n_calls):
+        state.slates.clear()
     ask = rooms.gathering.ask
 
     async def asking(*given: Any) -> Any:
@@ -73,6 +83,8 @@ async def _answer(folder: Path, n_calls: int) -> float:
     began_s = time.perf_counter()
     for request in requests:
         await service._recommend(request)
+        for state in rooms.states.newest(1):
+            state.slates.clear()  # every answer is made anew
     total_s = time.perf_counter() - began_s
     await rooms.close()
     return total_s

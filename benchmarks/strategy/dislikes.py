@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from installations import installation_class, wait_until_serving
+from installations import QUIET, installation_class, wait_until_serving
 
 from headwater.v1 import event_pb2
 from headwater_client import Client
@@ -58,9 +58,7 @@ def main() -> int:
     arguments = parser.parse_args()
     before, after = divided(read(MOVIELENS / "events.csv.gz"))
     environment = {
-        "HEADWATER_PORT": "0",
-        "HEADWATER_METRICS_PORT": "",
-        "HEADWATER_UPDATER_METRICS_PORT": "",
+        **QUIET,
         "HEADWATER_BOOTSTRAP_EPOCHS": str(arguments.epochs),
     }
     folder: Path = arguments.folder.resolve()

@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from installations import installation_class, wait_until_serving
+from installations import QUIET, installation_class, wait_until_serving
 from simulator import MOVIELENS, World, real_films
 
 from headwater_client import Client, event
@@ -59,9 +59,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = {
-        "HEADWATER_PORT": "0",
-        "HEADWATER_METRICS_PORT": "",
-        "HEADWATER_UPDATER_METRICS_PORT": "",
+        **QUIET,
         "HEADWATER_BOOTSTRAP_EPOCHS": "5",
         "HEADWATER_RANKER_INTERVAL_S": "5",
         "HEADWATER_RANKER_WAIT_S": "0",

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from installations import installation_class, wait_until_serving
+from installations import QUIET, installation_class, wait_until_serving
 
 from headwater_client import Client, event, item
 
@@ -153,9 +153,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     environment = {
-        "HEADWATER_PORT": "0",
-        "HEADWATER_METRICS_PORT": "",
-        "HEADWATER_UPDATER_METRICS_PORT": "",
+        **QUIET,
         "HEADWATER_BOOTSTRAP_EPOCHS": "5",
         "HEADWATER_ATTRIBUTION_INTERVAL_MS": "100",
         "HEADWATER_POPULARITY_HALF_LIFE_EVENTS": "300",

@@ -36,7 +36,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from installations import installation_class, wait_until_serving
+from installations import QUIET, installation_class, wait_until_serving
 
 from headwater_client import Client, RecommendRequest, RpcError, event, item
 from headwater_core.catalogue import Item
@@ -102,9 +102,7 @@ def main() -> int:
     while cut < len(events) and events[cut]["timestamp"] == events[cut - 1]["timestamp"]:
         cut += 1
     environment = {
-        "HEADWATER_PORT": "0",
-        "HEADWATER_METRICS_PORT": "",
-        "HEADWATER_UPDATER_METRICS_PORT": "",
+        **QUIET,
         "HEADWATER_BOOTSTRAP_EPOCHS": str(arguments.epochs),
     }
     known = {row["item_id"] for row in events[:cut]}
