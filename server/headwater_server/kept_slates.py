@@ -8,9 +8,10 @@ change, an item's end, is checked whenever a kept slate is given out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from headwater_core.events import EventType
 from headwater_core.strategies import BLEND, CO_VISIT, FRESH, REPEAT, TOWER
 from headwater_server.filters import ItemFilter
 from headwater_server.strategy import Candidate
@@ -30,6 +31,8 @@ class Basis(NamedTuple):
     generation: int
     items_version: int
     catalogue_revision: int
+    event_types: Mapping[str, EventType]
+    """Those that are registered: which of them speak against their item."""
     strategy: NamedStrategy
     page_size: int
     page: PageToken | None

@@ -230,6 +230,7 @@ class Recommender:
             generation.number,
             generation.items.version,
             self._view.revision,
+            self._event_types(),
             named,
             query.page_size,
             query.page,

@@ -171,6 +171,29 @@ async def test_a_new_generation_and_a_new_strategy_answer_themselves(
     assert given_again(server) == 0
 
 
+async def test_a_type_that_speaks_against_items_from_now_on_does_so_at_once(
+    server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """Registering it changes what the history says."""
+
+    async def register(*, is_negative: bool) -> None:
+        kind = event_pb2.EventType(name="boo", weight=1.0, in_history=True, is_negative=is_negative)
+        await events.UpsertEventTypes(events_pb.UpsertEventTypesRequest(event_types=[kind]))
+
+    await register(is_negative=False)
+    await like(events, "love-00")
+    await like(events, "space-00")
+    boo = event_pb2.Event(event_id="boo", event_type="boo", user_id="ada", item_id="space-01")
+    await events.WriteEvents(events_pb.WriteEventsRequest(events=[boo]))
+    request = pb.RecommendRequest(user_id="ada", page_size=500)
+    before = {result.item_id: result.score for result in (await recommendations.Recommend(request)).results}
+    await register(is_negative=True)
+    after = {result.item_id: result.score for result in (await recommendations.Recommend(request)).results}
+    assert given_again(server) == 0
+    assert after["space-07"] == pytest.approx(before["space-07"] - 4.0 * 0.3, abs=1e-3)
+    assert after["crime-07"] == pytest.approx(before["crime-07"], abs=1e-3)
+
+
 async def test_what_others_make_popular_is_never_kept(
     server: HeadwaterServer,
     events: EventServiceAsyncStub,
