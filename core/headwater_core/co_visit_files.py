@@ -6,7 +6,6 @@ followed by those of the delta file. A delta's lists supersede the base's of the
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -170,8 +169,7 @@ class CoVisits:
         self._row_of = np.fromiter(rows, np.int64, len(delta.numbers))  # number -> living row; -1: none
         self._base_list = _list_of(base, len(delta.numbers))
         self._delta_list = _list_of(delta, len(delta.numbers))
-        # What many visit is asked for again and again.
-        self._successors = functools.lru_cache(_KEPT_LISTS)(self._successors_of)
+        self._kept: dict[str, Successors] = {}  # what many visit is asked for again and again
 
     @classmethod
     def none(cls, table: VectorTable) -> CoVisits:
@@ -195,8 +193,16 @@ class CoVisits:
         visited = np.array(self._table.rows_of(item_ids) if blend.repeat_strength else (), np.int64)
         return bonuses(latest, visited, blend)
 
-    def _successors_of(self, item_id: str) -> Successors:
+    def _successors(self, item_id: str) -> Successors:
         """What follows an item, by row; items that have no living row are left out."""
+        found = self._kept.get(item_id)
+        if found is None:
+            if len(self._kept) >= _KEPT_LISTS:
+                self._kept.clear()
+            found = self._kept[item_id] = self._read(item_id)
+        return found
+
+    def _read(self, item_id: str) -> Successors:
         number = self.delta.numbers.get(item_id)
         if number is None:
             return _NOTHING

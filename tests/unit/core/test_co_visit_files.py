@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +164,21 @@ def test_only_the_latest_items_speak_for_their_successors() -> None:
     )
     assert sorted(followed) == [f"after-{item_id}" for item_id in item_ids[:HISTORY_EVENTS]]
     assert sorted(repeated) == item_ids
+
+
+def test_what_nobody_holds_any_more_is_freed_at_once() -> None:
+    """Servers load a generation every few seconds and collect cycles ten minutes apart."""
+    rows = table(["a", "b"])
+    base = SuccessorLists.empty().updated(lists({"a": {"b": 1.0}}))
+    visits = CoVisits(base, SuccessorLists.empty(base), rows)
+    assert by_item(visits.bonuses(["a"], BLEND), rows).keys() == {"b"}
+    gone = weakref.ref(visits)
+    gc.disable()
+    try:
+        del visits
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def tensors(**changes: Any) -> dict[str, npt.NDArray[Any]]:
