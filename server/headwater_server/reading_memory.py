@@ -49,15 +49,16 @@ class ReadingMemory:
         """What is remembered of a state's history in a generation."""
         key = id(state), generation
         found = self._kept.get(key)
-        if found is None or found[0]() is not state:
+        if found is None:
             return None
         self._kept.move_to_end(key)
         return found[1]
 
     def put(self, state: UserState, generation: int, memory: Memory) -> None:
-        """Remember; what was not asked for the longest goes."""
-        self._discard((id(state), generation))
-        self._kept[id(state), generation] = weakref.ref(state), memory
+        """Remember for as long as the state is there; what was not asked for the longest goes."""
+        key = id(state), generation
+        self._discard(key)
+        self._kept[key] = weakref.ref(state, lambda _: self._discard(key)), memory
         self._bytes += memory.keys_values.nbytes
         while self._bytes > self._capacity:
             self._discard(next(iter(self._kept)))

@@ -13,6 +13,7 @@ from headwater_core.events import HistoryEvent
 from headwater_core.shards import Vectors
 from headwater_server.embedder import UserEmbedder
 from headwater_server.metrics import ServerMetrics
+from headwater_server.reading_memory import Memory, ReadingMemory
 from headwater_server.serving_generation import Reading, ServingGeneration
 from headwater_server.user_states import UserState
 
@@ -121,3 +122,16 @@ async def test_what_is_remembered_is_bounded() -> None:
     await embedder.of_state(generation.serving, states[1])
     assert [reading.n_read for reading in generation.read[3:]] == [1, 0, 0]
     await embedder.stop()
+
+
+async def test_nothing_is_remembered_of_a_state_that_is_gone() -> None:
+    """Nor does it take the place of others."""
+    memory = ReadingMemory(100)
+    states = [UserState(history=history(1), version=1) for _ in range(2)]
+    for state in states:
+        memory.put(state, 1, Memory.of(state.history, torch.zeros(10)))
+    assert [memory.of(state, 1) is not None for state in states] == [True, True]
+    del state, states[0]
+    newer = UserState(history=history(1), version=1)
+    memory.put(newer, 1, Memory.of(newer.history, torch.zeros(15)))
+    assert memory.of(states[0], 1) is not None
