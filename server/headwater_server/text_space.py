@@ -35,6 +35,7 @@ class TextSpace:
         self._row_of: dict[str, int] = {}
         self._alive: Mask = np.ones(0, np.bool_)
         self._changed = Delta.empty(dimension)
+        self._changed_row: dict[str, int] = {}
 
     @property
     def item_count(self) -> int:
@@ -73,10 +74,9 @@ class TextSpace:
 
     def features(self, item_ids: Iterable[str]) -> dict[str, Vectors]:
         """The features (F,) of those of the items that have some."""
-        changed = {item_id: row for row, item_id in enumerate(self._changed.item_ids)}
         found: dict[str, Vectors] = {}
         for item_id in item_ids:
-            if (row := changed.get(item_id)) is not None:
+            if (row := self._changed_row.get(item_id)) is not None:
                 found[item_id] = self._changed.vectors[row]
             elif (row := self._row_of.get(item_id)) is not None and self._alive[row]:
                 found[item_id] = self._index.reconstruct(row)
@@ -118,6 +118,7 @@ class TextSpace:
     def _with(self, item_ids: Iterable[str], changed: Delta) -> TextSpace:
         other = copy.copy(self)
         other._changed = Delta(changed.item_ids, changed.vectors)  # the mask below is what tells who is gone
+        other._changed_row = {item_id: row for row, item_id in enumerate(changed.item_ids)}
         other._alive = self._alive.copy()
         other._alive[[row for item_id in item_ids if (row := self._row_of.get(item_id)) is not None]] = False
         return other
