@@ -41,7 +41,7 @@ from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.query_features import QueryFeatures
 from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
-from headwater_server.slate_maker import SlateMaker
+from headwater_server.slate_maker import SlateMaker, diversity_of
 from headwater_server.sources.candidate_source import Asked
 from headwater_server.strategy import Candidate
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
@@ -222,7 +222,7 @@ class Recommender:
     ) -> Basis | None:
         """What the answer rests on; None where it rests on more than that, too."""
         # Variety goes by texts, too, whose features may arrive at any moment.
-        is_varied = named.strategy.diversity if query.diversity is None else query.diversity
+        is_varied = diversity_of(query, named.strategy) > 0.0
         if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain or is_varied:
             return None
         return Basis(

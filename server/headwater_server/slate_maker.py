@@ -48,6 +48,11 @@ class Made:
     """What the learned ranker read of each item, (F,), where there is one to be learned."""
 
 
+def diversity_of(query: RecommendQuery, strategy: Strategy) -> float:
+    """How much variety a slate is to have: as the request says, else as the strategy does."""
+    return strategy.diversity if query.diversity is None else query.diversity
+
+
 class SlateMaker:
     """Makes slates of what sources propose."""
 
@@ -85,7 +90,7 @@ class SlateMaker:
         """The page that a strategy makes for a request. Args: asked: the request, as sources see it."""
         wanted = query.page_size + 1  # one more tells whether there is a next page
         averse_to = self._disliked(asked.history) if strategy.dislikes else []
-        is_reordered = self._diversity(query, strategy) > 0.0 or strategy.boosts or strategy.caps or averse_to
+        is_reordered = diversity_of(query, strategy) > 0.0 or strategy.boosts or strategy.caps or averse_to
         pool = wanted * (_POOL if is_reordered else 1)
         while True:
             gathered, ranked, features = await self._ranked(strategy, asked, pool)
@@ -151,7 +156,7 @@ class SlateMaker:
         size = query.page_size
         if strategy.boosts:
             slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking in _LOGARITHMIC)
-        diversity = self._diversity(query, strategy)
+        diversity = diversity_of(query, strategy)
         if diversity > 0.0:
             slate = self._diversified(asked.space, slate, diversity, len(slate) if strategy.caps else size)
         if not strategy.caps:
@@ -174,9 +179,6 @@ class SlateMaker:
         )
         items = (self._view.items.get(item_id) for item_id in itertools.islice(found, DISLIKES))
         return [item for item in items if item is not None]
-
-    def _diversity(self, query: RecommendQuery, strategy: Strategy) -> float:
-        return strategy.diversity if query.diversity is None else query.diversity
 
     def _diversified(self, space: ItemSpace, slate: list[Candidate], diversity: float, size: int) -> list[Candidate]:
         placed = [(candidate, row) for candidate in slate if (row := space.row(candidate.item_id)) is not None]
