@@ -57,6 +57,11 @@ class EventType:
     value_min: float | None = None
     value_max: float | None = None
 
+    @property
+    def target_weight(self) -> float:
+        """What one event counts as a target: its weight; 0 where it is none, or speaks against its item."""
+        return self.weight if self.is_target and not self.is_negative else 0.0
+
 
 def _negative(name: str) -> EventType:
     return EventType(name, is_target=False, is_negative=True)

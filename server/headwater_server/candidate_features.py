@@ -63,14 +63,11 @@ class CandidateFeatures:
         known = [row for row in rows if row is not None]
         if known:
             scores = asked.generation.score(asked.space, asked.interests, known, asked.history)
-            worth = [self._worth(name) for name in asked.generation.learned_types]
+            event_types = self._event_types()
+            known_types = (event_types.get(name) for name in asked.generation.learned_types)
+            worth = [0.0 if each is None else each.target_weight for each in known_types]
             expected = scores.probabilities @ np.array(worth, np.float32)
             features[places, _AT[SCORE]] = scores.ranking
             features[places, _AT[GAIN]] = asked.gains.of(np.array(known, np.int64))
             features[places, _AT[PROBABILITY]] = np.log(np.maximum(expected, _FLOOR))
         return features
-
-    def _worth(self, name: str) -> float:
-        event_type = self._event_types().get(name)
-        counts = event_type is not None and event_type.is_target and not event_type.is_negative
-        return event_type.weight if event_type is not None and counts else 0.0

@@ -80,11 +80,7 @@ def falling(progress: float) -> float:
 
 def target_weights(event_types: Mapping[str, EventType]) -> dict[str, float]:
     """What each registered type counts as a target: its weight; negative types and non-targets are left out."""
-    return {
-        name: event_type.weight
-        for name, event_type in event_types.items()
-        if event_type.is_target and not event_type.is_negative and event_type.weight > 0
-    }
+    return {name: event_type.target_weight for name, event_type in event_types.items() if event_type.target_weight > 0}
 
 
 def negative_types(event_types: Mapping[str, EventType]) -> frozenset[str]:

@@ -44,8 +44,7 @@ class EventData:
 
     def is_target(self, event: HistoryEvent) -> bool:
         """Whether ranking is to foresee the event: it is on an item, of a target type that speaks for it."""
-        event_type = self.event_types[event.event_type]
-        return bool(event.item_id) and event_type.is_target and not event_type.is_negative and event_type.weight > 0
+        return bool(event.item_id) and self.event_types[event.event_type].target_weight > 0
 
 
 class _Row(NamedTuple):
