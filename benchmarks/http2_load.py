@@ -31,6 +31,8 @@ _HEADER = struct.Struct(">HBBBI")
 _READ = 1 << 18
 _STATUS = b"grpc-status"
 _MOST_STREAMS = 2**31 - 2
+_RESET_STATUS = 14
+"""UNAVAILABLE: what a gRPC client makes of a call that was reset (REFUSED_STREAM)."""
 
 
 class Call(NamedTuple):
@@ -42,6 +44,8 @@ class Call(NamedTuple):
     """The serialised request."""
     case: str = ""
     """What it is counted under; "": not at all."""
+    timeout_ms: int = 0
+    """The deadline that the server is told; 0: none. The answer is waited for all the same."""
 
 
 class LoadError(Exception):
@@ -53,6 +57,9 @@ class Tally:
     """What came of the calls of one case."""
 
     latencies_s: list[float] = field(default_factory=list)
+    """Of the calls that ended with OK."""
+    refused_s: list[float] = field(default_factory=list)
+    """Of the others."""
     statuses: Counter[int] = field(default_factory=Counter)
     """gRPC status codes; 0: OK."""
     last_body: bytes = b""
@@ -134,7 +141,8 @@ def run(
                     assert caller.call is not None
                     if caller.call.case:
                         tally = tallies.setdefault(caller.call.case, Tally())
-                        tally.latencies_s.append(time.perf_counter() - caller.due_s)
+                        took_s = time.perf_counter() - caller.due_s
+                        (tally.refused_s if status else tally.latencies_s).append(took_s)
                         tally.statuses[status] += 1
                         if body:
                             tally.last_body = body
@@ -159,17 +167,17 @@ class _Connection:
         self._next = 1
         self._callers: dict[int, Caller] = {}
         self._bodies: dict[int, bytes] = {}
-        self._headers: dict[str, bytes] = {}
+        self._headers: dict[tuple[str, int], bytes] = {}
 
     def begin(self, caller: Caller) -> None:
         assert caller.call is not None
         stream, self._next = self._next, self._next + 2
         if stream > _MOST_STREAMS:
             raise LoadError("a connection has no more streams")
-        method, body, _ = caller.call
-        headers = self._headers.get(method)
+        method, body, _, timeout_ms = caller.call
+        headers = self._headers.get((method, timeout_ms))
         if headers is None:
-            headers = self._headers[method] = self._header_block(method)
+            headers = self._headers[method, timeout_ms] = self._header_block(method, timeout_ms)
         self._callers[stream] = caller
         self._out.append(_frame(_HEADERS, _END_HEADERS, stream, headers))
         self._waiting.append((stream, b"\0" + len(body).to_bytes(4, "big") + body))
@@ -207,6 +215,10 @@ class _Connection:
                 if flags & _END_STREAM:
                     body = self._bodies.pop(stream, b"")[5:]
                     yield self._callers.pop(stream), _status(payload), bytes(body)
+            elif kind == _RESET:  # a server that has no time for a status
+                self._bodies.pop(stream, None)
+                if stream in self._callers:  # else it follows the status of a call that was answered early
+                    yield self._callers.pop(stream), _RESET_STATUS, b""
             else:
                 self._control(kind, flags, stream, bytes(payload))
         del self._in[:at]
@@ -218,12 +230,10 @@ class _Connection:
             self._out.append(_frame(_PING, _ACK, 0, payload))
         elif kind == _WINDOW and not stream:
             self._room += int.from_bytes(payload, "big")
-        elif kind == _RESET:
-            raise LoadError(f"the server reset a call: {int.from_bytes(payload, 'big')}")
         elif kind == _GO_AWAY:
             raise LoadError(f"the server goes away: {payload[8:].decode(errors='replace')}")
 
-    def _header_block(self, method: str) -> bytes:
+    def _header_block(self, method: str, timeout_ms: int) -> bytes:
         """HPACK (RFC 7541), every header by its place in the static table or as a literal that nobody remembers."""
         return b"".join(
             (
@@ -232,6 +242,7 @@ class _Connection:
                 b"\x01" + _literal(self._authority),
                 b"\x0f\x10" + _literal(b"application/grpc"),  # content-type
                 b"\x00" + _literal(b"te") + _literal(b"trailers"),
+                b"\x00" + _literal(b"grpc-timeout") + _literal(b"%dm" % timeout_ms) if timeout_ms else b"",
             )
         )
 

@@ -119,12 +119,12 @@ class _Bench:
         self._installation = installation
         self._arguments = arguments
         self._server_pid = installation.processes["server"].pid
-        self._server = _address(installation.address)
+        self._server = address_of(installation.address)
         assert echo.stdout is not None
         self._echo_pid, self._echo = echo.pid, ("127.0.0.1", int(echo.stdout.readline()))
         with Client(installation.address) as client:
             wait_until_serving(client)
-            self._items = _item_ids()
+            self._items = item_ids()
             client.recommend(user_id="load-0")
         time.sleep(10.0)  # the text encoder loads, and with it a core is busy
 
@@ -269,7 +269,7 @@ def _prepare(installation: Any, folder: Path) -> None:
     installation.run("headwater", "import-items", str(MOVIELENS / "items.csv.gz"))
     installation.run("headwater", "import-events", str(MOVIELENS / "events.csv.gz"))
     installation.run("headwater-updater", "bootstrap")
-    items = _item_ids()
+    items = item_ids()
     with Client(installation.address) as client:
         for user in range(USERS):
             client.write(*(_view(user, items) for _ in range(HISTORY))).raise_for_refused()
@@ -289,12 +289,12 @@ def _start_echo(installation: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, script, path], stdout=subprocess.PIPE, text=True)
 
 
-def _item_ids() -> list[str]:
+def item_ids() -> list[str]:
     with gzip.open(MOVIELENS / "items.csv.gz", "rt") as file:
         return [row["item_id"] for row in csv.DictReader(file)]
 
 
-def _address(text: str) -> tuple[str, int]:
+def address_of(text: str) -> tuple[str, int]:
     host, port = text.rsplit(":", 1)
     return host, int(port)
 

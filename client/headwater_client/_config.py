@@ -29,8 +29,8 @@ class RetryConfig:
     """No wait is longer than this."""
     backoff_multiplier: float = 2.0
     """By what the wait grows from one retry to the next."""
-    status_names: tuple[str, ...] = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
-    """The gRPC statuses that are worth another try."""
+    status_names: tuple[str, ...] = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED")
+    """The gRPC statuses that are worth another try; a server far past its capacity cancels what it cannot take in."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 5:

@@ -118,7 +118,10 @@ class UnimplementedError(RpcError):
 
 
 class ResourceExhaustedError(RpcError):
-    """The server is at its limit, or a message is larger than 16 MiB."""
+    """The server is at its limit, or a message is larger than 16 MiB.
+
+    A server with no time even to say so cancels what waits: a CANCELLED call that nobody here cancelled means the same.
+    """
 
 
 class UnavailableError(RpcError):
@@ -142,6 +145,7 @@ _ERROR_OF_STATUS: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.UNIMPLEMENTED: UnimplementedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.CANCELLED: ResourceExhaustedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.INTERNAL: InternalError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NoReturn
@@ -11,14 +12,17 @@ import grpc
 import structlog
 
 from headwater_core.errors import HeadwaterError, InvalidFieldError
-from headwater_server.errors import NotReadyError, OverloadedError, shown
+from headwater_server.admission import Admission
+from headwater_server.errors import NotReadyError, shown
 from headwater_server.metrics import ServerMetrics
+from headwater_server.stages import ADMISSION, SERIALISATION, Stages, begin, server_timing, timed
 from headwater_server.statuses import refusal
 
 TENANT_KEY = "headwater-tenant"
+TIMING_KEY = "headwater-timing"
+"""A caller that sends it, with whatever value, is told how long the stages took."""
+TIMING_TRAILER = "server-timing"
 _OURS = "/headwater.v1."
-MAX_STREAMS = 1000
-"""Streams open at once: they mostly wait, so they take no places from calls, but each costs memory."""
 log = structlog.get_logger(__name__)
 
 
@@ -36,14 +40,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             metrics: where calls are counted.
             tenant: the one tenant served here.
             max_in_flight: calls answered at once, over all methods; of a stream only the batch being written counts.
-            retry_after_ms: the hint given to refused ones.
+            retry_after_ms: the least hint given to refused ones.
         """
         self._metrics = metrics
+        # Looking up labels takes as long as counting, several times a call.
+        self._calls = functools.cache(metrics.calls.labels)
+        self._call_seconds = functools.cache(metrics.call_seconds.labels)
+        self._stage_seconds = functools.cache(metrics.stage_seconds.labels)
         self._tenant = tenant
-        self._max_in_flight = max_in_flight
-        self._retry_after_ms = retry_after_ms
-        self._in_flight = 0
-        self._streams = 0
+        self.admission = Admission(max_in_flight, retry_after_ms)
+        metrics.in_flight.set_function(lambda: self.admission.in_flight)
+        metrics.streams.set_function(lambda: self.admission.streams)
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -66,7 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         deserializer = _forgiving(handler.request_deserializer)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary), deserializer, handler.response_serializer
+                self._unary(method, handler.unary_unary, handler.response_serializer), deserializer, _as_it_is
             )
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
@@ -76,21 +83,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._streaming(method, handler.stream_stream), deserializer, handler.response_serializer
         )
 
-    def _unary(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with _Watch(self, method, context, _Place(self)) as watch:
+    def _unary(self, method: str, behaviour: Any, serializer: Any) -> Any:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            async with _Watch(self, method, context, _Place(self.admission, method)) as watch:
                 _refuse_undecodable(request)
                 response = await behaviour(request, context)
+                with timed(SERIALISATION):
+                    content: bytes = serializer(response)
                 watch.code = grpc.StatusCode.OK
-                return response
+                return content
 
         return call
 
     def _streaming(self, method: str, behaviour: Any) -> Any:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            batch = _Place(self)
+            batch = _Place(self.admission, method)
             try:
-                async with _Watch(self, method, context, _Stream(self)) as watch:
+                async with _Watch(self, method, context, _Stream(self.admission, method)) as watch:
                     _refuse_undecodable(request)
                     incoming = _admitted(request, batch) if hasattr(request, "__aiter__") else request
                     async for response in behaviour(incoming, context):
@@ -102,71 +111,61 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def check_tenant(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Refuse calls for others.
+    def read_metadata(self, context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+        """Whether the caller wants to know how long the stages take.
 
         Raises:
             NotReadyError: the call is for a tenant that is not served here.
         """
+        wants_timing = False
         for key, value in context.invocation_metadata() or ():
             if key == TENANT_KEY and value != self._tenant:
                 raise NotReadyError(f"tenant {shown(str(value))} is not served here")
+            wants_timing = wants_timing or key == TIMING_KEY
+        return wants_timing
 
-    def count_call(self, change: int) -> None:
-        """Take (1) a place among the calls in flight, or give it back (-1).
-
-        Raises:
-            OverloadedError: there is none.
-        """
-        self._check_room(self._in_flight + change, self._max_in_flight, "calls are being answered")
-        self._in_flight += change
-        self._metrics.in_flight.set(self._in_flight)
-
-    def count_stream(self, change: int) -> None:
-        """Take (1) a place among the open streams, or give it back (-1).
-
-        Raises:
-            OverloadedError: there is none.
-        """
-        self._check_room(self._streams + change, MAX_STREAMS, "streams are open")
-        self._streams += change
-        self._metrics.streams.set(self._streams)
-
-    def _check_room(self, count: int, limit: int, what: str) -> None:
-        if count > limit:
-            raise OverloadedError(f"{limit} {what} already", self._retry_after_ms)
-
-    def observe(self, method: str, code: grpc.StatusCode, seconds: float | None) -> None:
-        """Count a call that ended, and how long it took to answer it if it was no stream."""
-        self._metrics.calls.labels(method, code.name).inc()
+    def observe(self, method: str, code: grpc.StatusCode, seconds: float | None, stages: Stages) -> None:
+        """Count a call that ended, and how long it and its stages took; of a stream neither."""
+        self._calls(method, code.name).inc()
         if seconds is not None:
-            self._metrics.call_seconds.labels(method).observe(seconds)
+            self._call_seconds(method).observe(seconds)
+            for stage, stage_s in stages.items():
+                self._stage_seconds(method, stage).observe(stage_s)
 
 
 class _Place:
     """A place among the calls in flight, taken and given back once each."""
 
-    def __init__(self, interceptor: CallInterceptor) -> None:
-        self._count = interceptor.count_call
+    def __init__(self, admission: Admission, method: str) -> None:
+        self._admission = admission
+        self._method = method
         self._is_taken = False
 
-    def take(self) -> None:
+    def take(self, left_s: float | None = None) -> None:
         if not self._is_taken:
-            self._count(1)
+            self._enter(left_s)
             self._is_taken = True
 
-    def give_back(self) -> None:
+    def give_back(self, took_s: float | None = None) -> None:
         if self._is_taken:
-            self._count(-1)
+            self._leave(took_s)
             self._is_taken = False
+
+    def _enter(self, left_s: float | None) -> None:
+        self._admission.enter(self._method, left_s)
+
+    def _leave(self, took_s: float | None) -> None:
+        self._admission.leave(self._method, took_s)
 
 
 class _Stream(_Place):
     """A place among the open streams."""
 
-    def __init__(self, interceptor: CallInterceptor) -> None:
-        super().__init__(interceptor)
-        self._count = interceptor.count_stream
+    def _enter(self, left_s: float | None) -> None:
+        self._admission.open_stream()
+
+    def _leave(self, took_s: float | None) -> None:
+        self._admission.close_stream()
 
 
 class _Watch:
@@ -184,12 +183,15 @@ class _Watch:
         self._context = context
         self._place = place
         self._began = time.perf_counter()
+        self._stages = begin()
+        self._wants_timing = False
         self.code = grpc.StatusCode.CANCELLED
 
     async def __aenter__(self) -> _Watch:
         try:
-            self._interceptor.check_tenant(self._context)
-            self._place.take()
+            with timed(ADMISSION):
+                self._wants_timing = self._interceptor.read_metadata(self._context)
+                self._place.take(self._context.time_remaining())
         except HeadwaterError as error:
             try:
                 await self._abort(error)
@@ -212,9 +214,12 @@ class _Watch:
             self._end()
 
     def _end(self) -> None:
-        self._place.give_back()
-        seconds = None if isinstance(self._place, _Stream) else time.perf_counter() - self._began
-        self._interceptor.observe(self._method, self.code, seconds)
+        took_s = time.perf_counter() - self._began
+        self._place.give_back(took_s if self.code is grpc.StatusCode.OK else None)
+        seconds = None if isinstance(self._place, _Stream) else took_s
+        self._interceptor.observe(self._method, self.code, seconds, self._stages)
+        if self._wants_timing and self.code is grpc.StatusCode.OK:
+            self._context.set_trailing_metadata(((TIMING_TRAILER, server_timing(self._stages)),))
 
     async def _abort(self, error: HeadwaterError) -> NoReturn:
         ending = refusal(error)
@@ -233,6 +238,10 @@ def _forgiving(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return _Undecodable()
 
     return decode
+
+
+def _as_it_is(content: bytes) -> bytes:
+    return content
 
 
 def _refuse_undecodable(request: Any) -> None:

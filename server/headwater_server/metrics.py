@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
 _LAST_PLACE = 10
 """Places from here on are counted together."""
@@ -26,6 +26,12 @@ class ServerMetrics:
             "Time to answer a call; streams are not counted.",
             ["method"],
             buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.stage_seconds = Summary(
+            "headwater_stage_seconds",
+            "Time of each stage of a call; those of a batch's requests add up.",
+            ["method", "stage"],
             registry=self.registry,
         )
         self.in_flight = Gauge("headwater_calls_in_flight", "Calls being answered now.", registry=self.registry)

@@ -43,6 +43,7 @@ from headwater_server.reload import Generations
 from headwater_server.serving_generation import ServingGeneration
 from headwater_server.slate_maker import SlateMaker, diversity_of
 from headwater_server.sources.candidate_source import Asked
+from headwater_server.stages import EMBEDDING, FILTERS, HISTORY, timed
 from headwater_server.strategy import Candidate
 from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
@@ -152,7 +153,8 @@ class Recommender:
             NotReadyError: the generation asked for is not loaded.
             DatabaseUnavailableError: the consistency token needs the database and it is away.
         """
-        known = await self.known(query.audience)
+        with timed(HISTORY):
+            known = await self.known(query.audience)
         assigned = None if named is not None else self._assigned(query, known)
         arms = dict.fromkeys(assigned.turns if assigned else ())
         generation = self._generation(query, next((arm.label for arm in arms), ""))
@@ -189,7 +191,8 @@ class Recommender:
         if basis is not None and (again := self._kept(known, basis)) is not None:
             slate = Slate(generation, named, again.candidates, again.has_more, notices=notices, is_kept=True)
             return slate, replace(query.item_filter, only=strategy.limits)
-        item_filter = self._filter(query, known, strategy)
+        with timed(FILTERS):
+            item_filter = self._filter(query, known, strategy)
         asked, degraded_parts = await self._asked(query, known, generation, item_filter, strategy)
         made = await self._maker.make(query, strategy, asked)
         raised = await self._raisers(query, asked, made.candidates)
@@ -215,7 +218,8 @@ class Recommender:
     def _still_shown(self, slate: Slate, item_filter: ItemFilter) -> list[Candidate]:
         """The slate without what has gone or been hidden while the answer was made: nothing hidden ever leaks."""
         now_us, items = self._now_us(), self._view.items
-        return [each for each in slate.candidates if item_filter.passes(items.get(each.item_id), now_us)]
+        with timed(FILTERS):
+            return [each for each in slate.candidates if item_filter.passes(items.get(each.item_id), now_us)]
 
     def _basis(
         self, query: RecommendQuery, known: Known, generation: ServingGeneration, named: NamedStrategy
@@ -244,7 +248,8 @@ class Recommender:
         if slate is None:
             return None
         now_us, items = self._now_us(), self._view.items
-        holds = all(basis.item_filter.passes(items.get(each.item_id), now_us) for each in slate.candidates)
+        with timed(FILTERS):
+            holds = all(basis.item_filter.passes(items.get(each.item_id), now_us) for each in slate.candidates)
         return slate if holds else None
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
@@ -272,7 +277,8 @@ class Recommender:
         history = known.history + tuple(
             HistoryEvent(0, now_us, _CONTEXT_EVENT, item_id) for item_id in query.context_item_ids if item_id in items
         )
-        interests = await self._interests(generation, known, history)
+        with timed(EMBEDDING):
+            interests = await self._interests(generation, known, history)
         missing = list(known.degraded_parts)
         if self._query_features.is_failing and any(event.query for event in history):
             missing.append(QUERIES_UNAVAILABLE)

@@ -16,10 +16,10 @@ class ServerSettings(CoreSettings):
     """The gRPC port; 0 takes a free one."""
     metrics_port: int | None = Field(default=8981, ge=0, le=65535)
     """The HTTP port of /metrics; 0 takes a free one, none (an empty variable) serves none."""
-    max_in_flight: int = Field(default=512, ge=1)
+    max_in_flight: int = Field(default=256, ge=1)
     """Calls answered at once; more are refused with RESOURCE_EXHAUSTED and a hint when to try again."""
     retry_after_ms: int = Field(default=100, ge=1)
-    """The hint, when to try again."""
+    """The hint, when to try again; longer where answers take longer than that."""
     tail_interval_ms: int = Field(default=40, ge=1)
     """How often the database is asked whether other processes wrote anything."""
     label_interval_ms: int = Field(default=200, ge=10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -21,11 +22,15 @@ from headwater_server.likeness import likeness
 from headwater_server.queries import RecommendQuery
 from headwater_server.sources.candidate_source import Asked
 from headwater_server.sources.gathering import Gathered, Gathering
+from headwater_server.stages import RETRIEVAL, STRATEGY, timed
 from headwater_server.strategy import Candidate, boost, cap, diversify, fill, give_places, lower, pin
 from headwater_server.text_keeper import TextKeeper
+from headwater_server.text_space import TextSpace
 
 _POOL = 5
 """Candidates per place where the order is changed after ranking: for variety, by dislikes, by boosts, by caps."""
+_COMPARED_INLINE = 100
+"""So many candidates are compared in pairs on the event loop: handing them over would take as long."""
 _FUSED_DEPTH = 50
 """So many of each source's items are fused, at least: fewer seldom meet."""
 _BLENDED_ONLY = frozenset({TOWER, CO_VISIT, REPEAT})
@@ -94,10 +99,15 @@ class SlateMaker:
         pool = wanted * (_POOL if is_reordered else 1)
         while True:
             gathered, ranked, features = await self._ranked(strategy, asked, pool)
-            if averse_to:
-                is_log = strategy.ranking in _LOGARITHMIC
-                ranked = lower(ranked, averse_to, strategy.dislikes, self._view.items, is_log=is_log)
-            slate = self._composed(query, strategy, asked, gathered, ranked)
+            is_log = strategy.ranking in _LOGARITHMIC
+            with timed(STRATEGY):
+                if averse_to:
+                    ranked = lower(ranked, averse_to, strategy.dislikes, self._view.items, is_log=is_log)
+                if strategy.boosts:
+                    ranked = boost(ranked, strategy.boosts, self._view.items, is_log=is_log)
+            varied = await self._varied(query, strategy, asked.space, ranked)
+            with timed(STRATEGY):
+                slate = self._composed(query, strategy, asked, gathered, varied)
             if not strategy.caps or len(slate) == query.page_size or len(ranked) < pool:
                 break
             pool *= _POOL  # what caps refuse makes room for what is further down
@@ -112,7 +122,8 @@ class SlateMaker:
         with_places = [source.name for source in strategy.sources if source.every]
         if strategy.ranking != BLEND:
             names = [source.name for source in strategy.sources]
-            gathered = await self._gathering.ask(names, asked, max(pool, _FUSED_DEPTH), until_s)
+            with timed(RETRIEVAL):
+                gathered = await self._gathering.ask(names, asked, max(pool, _FUSED_DEPTH), until_s)
             rankings: dict[str, Ranking] = {
                 source.name: Ranking([each.item_id for each in gathered.proposals[source.name]], source.weight)
                 for source in strategy.sources
@@ -121,15 +132,17 @@ class SlateMaker:
             fused = [Candidate(*each) for each in fuse(rankings)]
             if strategy.ranking == RANKS:
                 return gathered, fused[:pool], {}
-            fused, features = await self._by_ranker(asked, gathered, fused)
+            with timed(STRATEGY):
+                fused, features = await self._by_ranker(asked, gathered, fused)
             return gathered, fused[:pool], features
-        gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
+        with timed(RETRIEVAL):
+            gathered = await self._gathering.ask([BLEND, *with_places], asked, pool, until_s)
         blended = [Candidate(each.item_id, each.score, (each.source,)) for each in gathered.proposals[BLEND]]
         fillers = [source.name for source in strategy.sources if source.name not in _BLENDED_ONLY and source.weight]
         if len(blended) < pool and fillers:
-            more = await self._gathering.ask(
-                [name for name in fillers if name not in with_places], asked, pool, until_s
-            )
+            with timed(RETRIEVAL):
+                others = [name for name in fillers if name not in with_places]
+                more = await self._gathering.ask(others, asked, pool, until_s)
             gathered.proposals.update(more.proposals)
             gathered.left_out += more.left_out
             blended = fill(blended, itertools.chain(*(gathered.proposals[name] for name in fillers)), pool)
@@ -154,11 +167,6 @@ class SlateMaker:
     ) -> list[Candidate]:
         """The page that a strategy makes of what is ranked: at most as long as was asked for."""
         size = query.page_size
-        if strategy.boosts:
-            slate = boost(slate, strategy.boosts, self._view.items, is_log=strategy.ranking in _LOGARITHMIC)
-        diversity = diversity_of(query, strategy)
-        if diversity > 0.0:
-            slate = self._diversified(asked.space, slate, diversity, len(slate) if strategy.caps else size)
         if not strategy.caps:
             slate = slate[:size]
         before = len(query.page.served_item_ids) if query.page is not None else 0
@@ -180,13 +188,39 @@ class SlateMaker:
         items = (self._view.items.get(item_id) for item_id in itertools.islice(found, DISLIKES))
         return [item for item in items if item is not None]
 
-    def _diversified(self, space: ItemSpace, slate: list[Candidate], diversity: float, size: int) -> list[Candidate]:
-        placed = [(candidate, row) for candidate in slate if (row := space.row(candidate.item_id)) is not None]
-        item_ids = [each.item_id for each, _ in placed]
-        texts = self._texts.space.features(item_ids) if self._texts.space is not None else {}
-        items = [self._view.items.get(item_id) for item_id in item_ids]
-        alike = likeness(items, texts, space.vectors([row for _, row in placed]))
-        chosen = diversify([each for each, _ in placed], alike, diversity, size)
-        # What has no vector cannot be compared; it comes last rather than not at all.
-        unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
-        return (chosen + unplaced)[:size]
+    async def _varied(
+        self, query: RecommendQuery, strategy: Strategy, space: ItemSpace, slate: list[Candidate]
+    ) -> list[Candidate]:
+        """What is ranked, in the order in which variety comes."""
+        diversity = diversity_of(query, strategy)
+        if diversity <= 0.0:
+            return slate
+        size = len(slate) if strategy.caps else query.page_size
+        # Read here, on the event loop, where nothing changes the view meanwhile.
+        items = [self._view.items.get(candidate.item_id) for candidate in slate]
+        varied = functools.partial(_varied, slate, items, space, self._texts.space, diversity, size)
+        with timed(STRATEGY):
+            # Everything is compared with everything: what is quick for a page takes a tenth of a second for a long one.
+            return varied() if len(slate) <= _COMPARED_INLINE else await self._run_in_compute(varied)
+
+
+def _varied(
+    slate: Sequence[Candidate],
+    items: Sequence[Item | None],
+    space: ItemSpace,
+    texts: TextSpace | None,
+    diversity: float,
+    size: int,
+) -> list[Candidate]:
+    """See `SlateMaker._varied`. Args: items: of the candidates."""
+    placed = [
+        (candidate, item, row)
+        for candidate, item in zip(slate, items, strict=True)
+        if (row := space.row(candidate.item_id)) is not None
+    ]
+    features = texts.features(candidate.item_id for candidate, _, _ in placed) if texts is not None else {}
+    alike = likeness([item for _, item, _ in placed], features, space.vectors([row for _, _, row in placed]))
+    chosen = diversify([candidate for candidate, _, _ in placed], alike, diversity, size)
+    # What has no vector cannot be compared; it comes last rather than not at all.
+    unplaced = [candidate for candidate in slate if space.row(candidate.item_id) is None]
+    return (chosen + unplaced)[:size]

@@ -24,6 +24,7 @@ from headwater_server.queries import Audience, RecommendQuery
 from headwater_server.recommender import Slate
 from headwater_server.rooms import Rooms
 from headwater_server.services.slate_response import missing_parts, slate_response
+from headwater_server.stages import ADMISSION, SERIALISATION, timed
 from headwater_server.statuses import code_of
 
 MAX_BATCH = 100
@@ -144,10 +145,14 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
 
     async def _recommend(self, request: pb.RecommendRequest) -> pb.RecommendResponse:
         rooms = self._rooms
-        query = queries.recommend_query(request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us)
+        with timed(ADMISSION):
+            query = queries.recommend_query(
+                request, rooms.event_types, rooms.tenant, rooms.now_us(), rooms.max_ahead_us
+            )
         slate = await rooms.recommender.recommend(query)
         slate_id = uuid.uuid4().hex
-        response = slate_response(rooms, query, slate)
+        with timed(SERIALISATION):
+            response = slate_response(rooms, query, slate)
         self._degraded(slate.degraded_parts)
         response.attribution_token = attribution_token(rooms.tenant, slate_id)
         self._log_impression(query, slate, slate_id)

@@ -35,7 +35,7 @@ from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, Event
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.impressions import ImpressionLog
-from headwater_server import interceptor, main, rooms
+from headwater_server import admission, main, rooms
 from headwater_server import server as server_module
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
@@ -242,7 +242,7 @@ async def test_streams_have_a_limit_of_their_own(
     server: HeadwaterServer, channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One too many is refused as a call is."""
-    monkeypatch.setattr(interceptor, "MAX_STREAMS", 1)
+    monkeypatch.setattr(admission, "MAX_STREAMS", 1)
     models = ModelServiceStub(channel)
     first = models.WatchGenerations(models_pb.WatchGenerationsRequest())
     await asyncio.wait_for(first.read(), 20)
