@@ -119,7 +119,7 @@ class _Bench:
         self._installation = installation
         self._arguments = arguments
         self._server_pid = installation.processes["server"].pid
-        self._server = _address(installation.address)
+        self._server = address_of(installation.address)
         assert echo.stdout is not None
         self._echo_pid, self._echo = echo.pid, ("127.0.0.1", int(echo.stdout.readline()))
         with Client(installation.address) as client:
@@ -165,9 +165,9 @@ class _Bench:
         seconds: float,
         rate: float | None = None,
     ) -> dict[str, Any]:
-        cpu_s, began_s = _cpu_s(pid), time.perf_counter()
+        cpu_s, began_s = process_cpu_s(pid), time.perf_counter()
         [tally] = run([address], callers, seconds, rate=rate).values()
-        took_s, cpu_s = time.perf_counter() - began_s, _cpu_s(pid) - cpu_s
+        took_s, cpu_s = time.perf_counter() - began_s, process_cpu_s(pid) - cpu_s
         calls = len(tally.latencies_s)
         return {
             "calls_per_s": calls / took_s,
@@ -294,12 +294,13 @@ def _item_ids() -> list[str]:
         return [row["item_id"] for row in csv.DictReader(file)]
 
 
-def _address(text: str) -> tuple[str, int]:
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`."""
     host, port = text.rsplit(":", 1)
     return host, int(port)
 
 
-def _cpu_s(pid: int) -> float:
+def process_cpu_s(pid: int) -> float:
     """User and system time of a process with all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
