@@ -34,6 +34,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 10
+_CHECKPOINT_PAGES = 4_000
+"""So long SQLite's journal grows, 16 MiB: a page that several commits change goes into the database's file once."""
+
 CHUNK = 1_000
 """How many values go into one IN list: both databases limit the parameters of a statement."""
 
@@ -273,7 +276,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGINs come too late and are never IMMEDIATE
-        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={_CHECKPOINT_PAGES}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -24,7 +24,7 @@ MAX_EVENTS = 10_000
 MAX_STREAMED_EVENTS = 1000
 MAX_DELETED_EVENTS = 1000
 MAX_EVENT_TYPES = 100
-_CHECKED_AT_ONCE = 250
+_AT_ONCE = 250
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _EXISTS = grpc.StatusCode.ALREADY_EXISTS.value[0]
 # Thousands are the same: one message is copied into every answer.
@@ -147,7 +147,7 @@ class EventService(pb_grpc.EventServiceServicer):
         results: list[event_pb2.EventResult | None] = []
         good: list[tuple[int, Event]] = []
         for index, message in enumerate(messages):
-            if index % _CHECKED_AT_ONCE == _CHECKED_AT_ONCE - 1:
+            if index % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)  # other calls go on between the parts of a large batch
             try:
                 event = convert.to_event(message, backfill=backfill)
@@ -160,6 +160,8 @@ class EventService(pb_grpc.EventServiceServicer):
         appended = await rooms.committer.append([event for _, event in good]) if good else []
         newest = 0
         for (index, event), result in zip(good, appended, strict=True):
+            if index % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
             if result.outcome is AppendOutcome.CONFLICT:
                 reason = "was used before for an event with other content"
                 results[index] = _refused(index, event.event_id, "event_id", reason, _EXISTS)
