@@ -165,9 +165,9 @@ class _Bench:
         seconds: float,
         rate: float | None = None,
     ) -> dict[str, Any]:
-        cpu_s, began_s = _cpu_s(pid), time.perf_counter()
+        cpu_s, began_s = process_cpu_s(pid), time.perf_counter()
         [tally] = run([address], callers, seconds, rate=rate).values()
-        took_s, cpu_s = time.perf_counter() - began_s, _cpu_s(pid) - cpu_s
+        took_s, cpu_s = time.perf_counter() - began_s, process_cpu_s(pid) - cpu_s
         calls = len(tally.latencies_s)
         return {
             "calls_per_s": calls / took_s,
@@ -295,11 +295,12 @@ def item_ids() -> list[str]:
 
 
 def address_of(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`."""
     host, port = text.rsplit(":", 1)
     return host, int(port)
 
 
-def _cpu_s(pid: int) -> float:
+def process_cpu_s(pid: int) -> float:
     """User and system time of a process with all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS

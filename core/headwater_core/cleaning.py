@@ -22,9 +22,9 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import MAX_AHEAD_US, SEARCH, Event, EventType, LoggedEvent, Subject
@@ -94,7 +94,7 @@ def fill_missing(logged: LoggedEvent, links: Mapping[str, str]) -> LoggedEvent:
         links: visitor_id → user_id.
     """
     event = logged.event
-    changes: dict[str, str | int] = {}
+    changes: dict[str, Any] = {}
     if event.event_time_us is None:
         changes["event_time_us"] = logged.received_time_us
     if not event.user_id and event.visitor_id in links:
@@ -102,7 +102,7 @@ def fill_missing(logged: LoggedEvent, links: Mapping[str, str]) -> LoggedEvent:
     query = " ".join(event.query.split())
     if query != event.query:
         changes["query"] = query
-    return logged._replace(event=replace(event, **changes)) if changes else logged  # type: ignore[arg-type]
+    return logged._replace(event=event._replace(**changes)) if changes else logged
 
 
 def impossible(logged: LoggedEvent, event_types: Mapping[str, EventType], limits: CleaningLimits) -> Rejection | None:

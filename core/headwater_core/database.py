@@ -17,6 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+import psycopg.sql
 import sqlalchemy
 import structlog
 from alembic import command
@@ -32,6 +34,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
 POOL_TIMEOUT_S = 10
+_CHECKPOINT_PAGES = 4_000
+"""So long SQLite's journal grows, 16 MiB: a page that several commits change goes into the database's file once."""
+
 CHUNK = 1_000
 """How many values go into one IN list: both databases limit the parameters of a statement."""
 
@@ -166,6 +171,20 @@ def insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.I
     return _insert(connection.dialect.name, table)
 
 
+def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[object, ...]]) -> None:
+    """Insert many rows as the driver takes them: a value for every column in the table's order, JSON as text.
+
+    SQLAlchemy's executemany makes parameters of every row's dict: on SQLite that takes half as long as writing them.
+
+    Raises:
+        DatabaseUnavailableError: the connection broke.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_positional_insert(table), list(rows))
+    else:
+        _copy(connection, table, rows)
+
+
 def advance(connection: Connection, tenant: str, counter: str, count: int) -> int:
     """Count up by `count` and give the new value; counters start at 0.
 
@@ -188,6 +207,29 @@ def current(connection: Connection, tenant: str, counter: str) -> int:
 @functools.cache
 def _insert(dialect: str, table: Table) -> postgresql.Insert | sqlite.Insert:
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+@functools.cache
+def _positional_insert(table: Table) -> str:
+    return str(table.insert().compile(dialect=sqlite.dialect()))
+
+
+@functools.cache
+def _copy_statement(table: Table) -> psycopg.sql.Composed:
+    columns = psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, table.c.keys()))
+    return psycopg.sql.SQL("COPY {} ({}) FROM STDIN").format(psycopg.sql.Identifier(table.name), columns)
+
+
+def _copy(connection: Connection, table: Table, rows: Iterable[tuple[object, ...]]) -> None:
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(_copy_statement(table)) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.OperationalError as error:
+        # SQLAlchemy, which was passed by, must not use the connection again.
+        connection.invalidate(error)
+        raise _outage(error) from error
 
 
 @functools.cache
@@ -234,7 +276,7 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the driver's own BEGINs come too late and are never IMMEDIATE
-        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"wal_autocheckpoint={_CHECKPOINT_PAGES}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -285,18 +327,18 @@ def _unavailable() -> Iterator[None]:
     except (exc.OperationalError, exc.InterfaceError) as error:
         if _is_mistake(error.orig):
             raise
-        raise _outage(error) from error
+        raise _outage(error.orig) from error
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise
-        raise _outage(error) from error
+        raise _outage(error.orig) from error
     except exc.TimeoutError as error:
         raise DatabaseUnavailableError(f"no connection was free for {POOL_TIMEOUT_S} s") from error
 
 
-def _outage(error: exc.DBAPIError) -> DatabaseUnavailableError:
+def _outage(error: BaseException | None) -> DatabaseUnavailableError:
     """What callers are told; hosts, users and statements are for the log alone."""
-    _log.warning("database_unavailable", reason=str(error.orig))
+    _log.warning("database_unavailable", reason=str(error))
     return DatabaseUnavailableError("the database cannot be reached")
 
 

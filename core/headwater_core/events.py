@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -25,6 +25,9 @@ SEARCH = "search"
 IMPRESSION = "impression"
 NEVER_AGAIN = frozenset({"dislike", "hide"})
 """Items with such an event of a subject are not shown to it again, even where seen items are."""
+
+
+_AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class SubjectKind(StrEnum):
@@ -91,8 +94,7 @@ BUILT_IN_EVENT_TYPES: Mapping[str, EventType] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What a user or a visitor did, as the caller tells it."""
 
     event_id: str
@@ -108,7 +110,7 @@ class Event:
     attribution_token: str = ""
     slate_position: int | None = None
     """The item's rank in the answer that showed it, from 1."""
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = MappingProxyType({})
     backfill: bool = False
 
     @property
@@ -124,7 +126,7 @@ class Event:
             self.event_type, self.user_id, self.visitor_id, self.session_id, self.item_id, self.query, self.value,
             self.event_time_us, self.attribution_token, self.slate_position, sorted(self.attributes.items()),
         ]  # fmt: skip
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()).digest()
+        return hashlib.sha256(_AS_JSON.encode(content).encode()).digest()
 
 
 class LoggedEvent(NamedTuple):

@@ -10,43 +10,24 @@ import hashlib
 import heapq
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select
 
-from headwater_core import event_types, visitor_links
+from headwater_core import event_types, log_writing, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError
-from headwater_core.event_rows import from_row, of, to_row
+from headwater_core.event_rows import from_row, of
 from headwater_core.events import NEVER_AGAIN, Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
+from headwater_core.log_writing import POSITION, AppendResult
 from headwater_core.schema import erasures, event_ids, events, impressions, outcomes, rejections
 from headwater_core.tallies import forget_users
 
-_POSITION = "log_position"
 ERASURE = "erasure_number"
 """The counter of erasures; who holds it to the commit sees all of them, and none comes in between."""
 _NEWEST_FIRST = (events.c.event_time_us.desc(), events.c.position.desc())
 _HISTORY_COLUMNS = [events.c[name] for name in HistoryEvent._fields]
-
-
-class AppendOutcome(Enum):
-    """What became of an event."""
-
-    ACCEPTED = auto()
-    DUPLICATE = auto()
-    """The same event was committed before."""
-    CONFLICT = auto()
-    """Its id was used before for other content; it was not written."""
-
-
-class AppendResult(NamedTuple):
-    """What became of an event, and where it is."""
-
-    outcome: AppendOutcome
-    position: int
-    """Of the original for a DUPLICATE; 0 for a CONFLICT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +93,6 @@ def subject_hash(subject: Subject) -> bytes:
     return hashlib.sha256(f"{subject.kind.value}\x00{subject.id}".encode()).digest()
 
 
-_KNOWN_IDS = select(event_ids.c.event_id, event_ids.c.content_hash, event_ids.c.position).where(
-    event_ids.c.tenant == bindparam("of_tenant"), event_ids.c.event_id.in_(bindparam("ids", expanding=True))
-)
-
-
 class FeedbackLog:
     """The events of one tenant."""
 
@@ -137,33 +113,16 @@ class FeedbackLog:
         Raises:
             DatabaseUnavailableError: nothing is known to be written; appending the same events again is harmless.
         """
-        hashed = [(event, event.content_hash()) for event in batch]
-        results: list[AppendResult] = []
-        accepted: list[tuple[int, Event, bytes]] = []
         if not batch:
-            return results
+            return []
+        hashed = [(event, event.content_hash()) for event in batch]
         with self._database.write() as connection:
-            position = self._lock(connection)
-            known = self._known_ids(connection, [event.event_id for event in batch])
-            for event, content_hash in hashed:
-                original = known.get(event.event_id)
-                if original is None:
-                    position += 1
-                    known[event.event_id] = (content_hash, position)
-                    accepted.append((position, event, content_hash))
-                    results.append(AppendResult(AppendOutcome.ACCEPTED, position))
-                elif original[0] == content_hash:
-                    results.append(AppendResult(AppendOutcome.DUPLICATE, original[1]))
-                else:
-                    results.append(AppendResult(AppendOutcome.CONFLICT, 0))
-            if accepted:
-                self._write(connection, accepted, received_time_us)
-        return results
+            return log_writing.append(connection, self._tenant, hashed, received_time_us)
 
     def head(self) -> int:
         """The highest committed position; 0 before the first event. Erasing events does not lower it."""
         with self._database.read() as connection:
-            return current(connection, self._tenant, _POSITION)
+            return current(connection, self._tenant, POSITION)
 
     def read_after(self, position: int, limit: int) -> list[LoggedEvent]:
         """At most `limit` events after `position`, in the order of their positions."""
@@ -227,7 +186,7 @@ class FeedbackLog:
         is_unwanted = events.c.event_type.in_(sorted(NEVER_AGAIN))
         with self._database.read() as connection:
             # First of all: everything up to it is in what is read next.
-            head = current(connection, self._tenant, _POSITION)
+            head = current(connection, self._tenant, POSITION)
             owner = visitor_links.owners(connection, self._tenant, [subject])[subject]
             for each in visitor_links.group(connection, self._tenant, owner):
                 kept = and_(of(self._tenant, each), events.c.event_type.not_in(sorted(left_out)))
@@ -381,7 +340,7 @@ class FeedbackLog:
             return {row[0]: row[1] for row in rows}
 
     def _lock(self, connection: Connection) -> int:
-        return advance(connection, self._tenant, _POSITION, 0)
+        return advance(connection, self._tenant, POSITION, 0)
 
     def _of_each(
         self, connection: Connection, statement: Select[*tuple[Any, ...]], subject: Subject
@@ -394,36 +353,6 @@ class FeedbackLog:
     def _types_left_out(self, connection: Connection) -> list[str]:
         types = event_types.registered(connection, self._tenant)
         return sorted(name for name, event_type in types.items() if not event_type.in_history)
-
-    def _known_ids(self, connection: Connection, ids: Sequence[str]) -> dict[str, tuple[bytes, int]]:
-        known: dict[str, tuple[bytes, int]] = {}
-        for chunk in chunks(dict.fromkeys(ids)):
-            rows = connection.execute(_KNOWN_IDS, {"of_tenant": self._tenant, "ids": chunk})
-            known.update((row[0], (row[1], row[2])) for row in rows)
-        return known
-
-    def _write(
-        self, connection: Connection, accepted: Sequence[tuple[int, Event, bytes]], received_time_us: int
-    ) -> None:
-        advance(connection, self._tenant, _POSITION, len(accepted))
-        connection.execute(
-            insert(connection, events),
-            [to_row(self._tenant, position, event, received_time_us) for position, event, _ in accepted],
-        )
-        connection.execute(
-            insert(connection, event_ids),
-            [
-                {
-                    "tenant": self._tenant,
-                    "event_id": event.event_id,
-                    "content_hash": content_hash,
-                    "position": position,
-                    "received_time_us": received_time_us,
-                }
-                for position, event, content_hash in accepted
-            ],
-        )
-        visitor_links.write(connection, self._tenant, ((position, event) for position, event, _ in accepted))
 
     def _record_erasures(
         self, connection: Connection, subjects: Collection[Subject], position: int, now_us: int, *, is_whole: bool

@@ -19,7 +19,7 @@ from headwater_core.events import IMPRESSION, LoggedEvent
 from headwater_core.experiments import Assignment, Experiment
 from headwater_core.feedback_log import FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
-from headwater_core.schema import events, outcomes
+from headwater_core.schema import REPORTS, events, outcomes
 from headwater_core.tallies import count_rewards
 
 OFFSET = "outcome_offset"
@@ -206,8 +206,7 @@ class OutcomeLog:
                         events.c.subject_kind.in_(sorted({each.event.subject.kind.value for each in waiting})),
                         events.c.subject_id.in_(ids),
                         events.c.event_time_us >= since_us,
-                        events.c.event_type == IMPRESSION,
-                        events.c.attribution_token == "",
+                        *REPORTS,
                     )
                     .order_by(events.c.position)
                 )

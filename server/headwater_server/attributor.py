@@ -11,6 +11,7 @@ from headwater_server.metrics import ServerMetrics, place_label
 
 _GRACE_US = 1_000_000
 """How long events wait: impressions are written up to a fraction of a second behind their answers."""
+_EVENTS_AT_ONCE = 1000
 
 
 class Attributor:
@@ -39,12 +40,19 @@ class Attributor:
         Raises:
             DatabaseUnavailableError: the database cannot be reached; the next step goes on where this one was.
         """
+        found: Attributed | None
         while (found := await self._run_in_database(self._attribute)) is not None:
             self._count(found)
+            if found.n_events < _EVENTS_AT_ONCE:  # whatever comes after them is not ready
+                return
 
     def _attribute(self) -> Attributed | None:
         return self._outcomes.attribute(
-            self._book.experiments, self._now_us(), window_us=self._window_us, grace_us=_GRACE_US
+            self._book.experiments,
+            self._now_us(),
+            window_us=self._window_us,
+            grace_us=_GRACE_US,
+            limit=_EVENTS_AT_ONCE,
         )
 
     def _count(self, found: Attributed) -> None:

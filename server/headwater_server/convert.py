@@ -52,7 +52,7 @@ def to_event(message: event_pb2.Event, *, backfill: bool = False) -> Event:
         event_time_us=to_time_us("event_time", message.event_time) if message.HasField("event_time") else None,
         attribution_token=message.attribution_token,
         slate_position=message.position if message.HasField("position") else None,
-        attributes=dict(message.attributes),
+        attributes=dict(message.attributes) if message.attributes else {},
         backfill=backfill,
     )
 

@@ -11,10 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from headwater_core.events import Event
-from headwater_core.feedback_log import AppendResult, FeedbackLog
+from headwater_core.feedback_log import FeedbackLog
+from headwater_core.log_writing import AppendResult
 from headwater_server.micro_batcher import MicroBatcher
 
 MAX_EVENTS_PER_COMMIT = 1000
+_QUIET_TURNS = 5
+"""A commit costs as much as several calls: those that are at the door are worth waiting for."""
 
 
 class Committed(NamedTuple):
@@ -48,7 +51,7 @@ class GroupCommitter:
         self._on_commit = on_commit
         self._now_us = now_us
         self._batcher: MicroBatcher[Sequence[Event], list[AppendResult]] = MicroBatcher(
-            self._commit, max_cost=MAX_EVENTS_PER_COMMIT, cost=len
+            self._commit, max_cost=MAX_EVENTS_PER_COMMIT, cost=len, quiet_turns=_QUIET_TURNS
         )
 
     def start(self) -> None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
 from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import LoggedEvent
-from headwater_core.feedback_log import AppendOutcome, FeedbackLog
+from headwater_core.feedback_log import FeedbackLog
+from headwater_core.log_writing import AppendOutcome
 from headwater_server.group_committer import Committed
 
 READ_LIMIT = 5000
+_APPLIED_AT_ONCE = 250
 log = structlog.get_logger(__name__)
 
 
@@ -52,9 +53,7 @@ class LogTail:
             LoggedEvent(
                 result.position,
                 commit.received_time_us,
-                event
-                if event.event_time_us is not None
-                else dataclasses.replace(event, event_time_us=commit.received_time_us),
+                event if event.event_time_us is not None else event._replace(event_time_us=commit.received_time_us),
             )
             for event, result in zip(commit.events, commit.results, strict=True)
             if result.outcome is AppendOutcome.ACCEPTED
@@ -62,8 +61,7 @@ class LogTail:
         newest = max((result.position for result in commit.results), default=0)
         async with self.turn:
             if accepted and accepted[0].position == self.position + 1:
-                for logged in accepted:
-                    self._move(logged)
+                await self._move(accepted)
             if newest <= self.position:
                 return
         # Other servers wrote in between, or wrote the originals of duplicates: those count as acknowledged here too.
@@ -83,15 +81,17 @@ class LogTail:
         async with self.turn:
             while True:
                 batch = await self._run_in_database(self._log.read_after, self.position, READ_LIMIT)
-                for logged in batch:
-                    self._move(logged)
+                await self._move(batch)
                 applied += len(batch)
                 if len(batch) < READ_LIMIT:
                     return applied
 
-    def _move(self, logged: LoggedEvent) -> None:
-        self._apply(logged)
-        self.position = logged.position
+    async def _move(self, batch: Sequence[LoggedEvent]) -> None:
+        for number, logged in enumerate(batch, start=1):
+            self._apply(logged)
+            self.position = logged.position
+            if number % _APPLIED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # requests are answered between the parts of a large batch
 
 
 class Backlog:

@@ -24,6 +24,7 @@ class MicroBatcher(Generic[Item, Result]):
         *,
         max_cost: int,
         cost: Callable[[Item], int] = lambda _: 1,
+        quiet_turns: int = 0,
     ) -> None:
         """Make an idle batcher.
 
@@ -31,10 +32,13 @@ class MicroBatcher(Generic[Item, Result]):
             compute: from a batch to as many results, in order; its exception goes to every caller of the batch.
             max_cost: a batch's costs add up to at most this (a single item may cost more).
             cost: what one item costs, for example its tokens.
+            quiet_turns: a batch is begun once nobody has come in for so many turns of the event loop. Calls that have
+                arrived but not got here yet still join it; a lone caller waits some microseconds.
         """
         self._compute = compute
         self._max_cost = max_cost
         self._cost = cost
+        self._quiet_turns = quiet_turns
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._arrived = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -51,12 +55,19 @@ class MicroBatcher(Generic[Item, Result]):
         while self._waiting:
             self._waiting.popleft()[1].cancel()
 
-    async def submit(self, item: Item) -> Result:
-        """The result for one item, computed with whatever else is waiting."""
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """The result for one item, computed with whatever else is waiting; cancel it and it is not computed."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._arrived.set()
-        return await future
+        return future
+
+    async def _gather(self) -> None:
+        n_quiet = 0
+        while n_quiet < self._quiet_turns:
+            n_waiting = len(self._waiting)
+            await asyncio.sleep(0)
+            n_quiet = n_quiet + 1 if len(self._waiting) == n_waiting else 0
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -76,6 +87,7 @@ class MicroBatcher(Generic[Item, Result]):
         while True:
             await self._arrived.wait()
             self._arrived.clear()
+            await self._gather()
             while batch := self._take():
                 try:
                     results = await self._compute([item for item, _ in batch])
@@ -91,3 +103,4 @@ class MicroBatcher(Generic[Item, Result]):
                     for (_, future), result in zip(batch, results, strict=True):
                         if not future.done():
                             future.set_result(result)
+                await self._gather()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -10,11 +11,13 @@ import pytest
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import Connection, exc
 
 from headwater_core import database as database_module
-from headwater_core.database import Database, advance, chunks, current
+from headwater_core.database import Database, advance, chunks, current, insert_rows
 from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
 from headwater_core.feedback_log import FeedbackLog
+from headwater_core.schema import counters
 
 
 def test_a_block_that_raises_writes_nothing(database: Database) -> None:
@@ -57,17 +60,36 @@ def test_a_database_that_is_down_is_unavailable(url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda connection: advance(connection, "default", "anything", 1),
+        lambda connection: insert_rows(connection, counters, [("default", "anything", 1)]),
+    ],
+    ids=["a statement", "rows"],
+)
 def test_a_connection_cut_in_a_transaction_is_unavailable_and_the_next_works(
-    database: Database, postgresql: str
+    database: Database, postgresql: str, write: Callable[[Connection], object]
 ) -> None:
     """When PostgreSQL ends the session in the middle, the caller may simply try again."""
     with pytest.raises(DatabaseUnavailableError), database.write() as connection:
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
         with psycopg.connect(postgresql, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        advance(connection, "default", "anything", 1)
+        write(connection)
     with database.write() as connection:
         assert advance(connection, "default", "anything", 1) == 1
+
+
+def test_rows_are_inserted_in_the_order_of_the_columns(database: Database) -> None:
+    """All of them or, when one cannot be, none."""
+    rows = [("default", f"counter-{number}", number) for number in range(2_000)]
+    with database.write() as connection:
+        insert_rows(connection, counters, rows)
+    assert database.counters("default") == {name: value for _, name, value in rows}
+    with pytest.raises((exc.IntegrityError, psycopg.IntegrityError)), database.write() as connection:
+        insert_rows(connection, counters, [("default", "new", 1), rows[0]])
+    assert "new" not in database.counters("default")
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

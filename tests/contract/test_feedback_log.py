@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +19,6 @@ from headwater_core.errors import ConflictError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import Event, EventType, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import (
-    AppendOutcome,
-    AppendResult,
     Erasure,
     EventQuery,
     FeedbackLog,
@@ -29,6 +26,7 @@ from headwater_core.feedback_log import (
     subject_hash,
 )
 from headwater_core.impressions import Impression, ImpressionLog
+from headwater_core.log_writing import AppendOutcome, AppendResult
 
 NOW_US = 1_700_000_000_000_000
 ANN = Subject(SubjectKind.USER, "ann")
@@ -78,7 +76,7 @@ class TestAppend:
         event = click("id", event_time_us=None)
         log.append([event], NOW_US)
         assert log.append([event], NOW_US + 1) == [AppendResult(DUPLICATE, 1)]
-        assert log.read_after(0, 10) == [LoggedEvent(1, NOW_US, replace(event, event_time_us=NOW_US))]
+        assert log.read_after(0, 10) == [LoggedEvent(1, NOW_US, event._replace(event_time_us=NOW_US))]
 
     def test_the_same_event_again_is_a_duplicate(self, log: FeedbackLog) -> None:
         """A retry is answered with the original's position and writes nothing."""

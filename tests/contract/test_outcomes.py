@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy
+from sqlalchemy import Engine
 
 from headwater_core import allocation, outcome_report
 from headwater_core.attribution import attribution_token
@@ -318,3 +320,24 @@ def test_a_report_adds_up(world: World, group_by: str, expected: Sequence[tuple[
     shown = world.impressions.between(NOW_US, NOW_US + WINDOW_US)
     rows = outcome_report.report(shown, world.outcomes.between(NOW_US, NOW_US + WINDOW_US), group_by)
     assert [(row.key, row.shown, row.events["click"]) for row in rows] == expected
+
+
+# SQLite alone: PostgreSQL's plan depends on the table's size.
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_reports_are_found_without_a_walk_through_histories(world: World, database: Database) -> None:
+    """By an index that holds nothing but reports."""
+    world.write("click", "x")
+    statements: list[tuple[str, Any]] = []
+
+    def remember(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    sqlalchemy.event.listen(Engine, "before_cursor_execute", remember)
+    try:
+        world.attribute()
+    finally:
+        sqlalchemy.event.remove(Engine, "before_cursor_execute", remember)
+    [(sql, parameters)] = [each for each in statements if "FROM events" in each[0] and "'impression'" in each[0]]
+    with database.read() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters)]
+    assert any("ix_events_reports (tenant=? AND subject_kind=? AND subject_id=?" in line for line in plan), plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class World:
                 item_id=item or f"item-{(n * (1 + n % N_USERS % 3)) % N_ITEMS}",
                 event_time_us=START_US + n * 60_000_000,
             )
-            batch.append(replace(event, **fields))
+            batch.append(event._replace(**fields))
         self.resources.log.append(batch, START_US + self.written * 60_000_000)
 
     def resume(self) -> TrainingSession:

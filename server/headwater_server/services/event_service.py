@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from headwater.v1 import event_service_pb2 as pb
 from headwater.v1 import event_service_pb2_grpc as pb_grpc
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import MAX_ID_BYTES, Event, check_event, check_id
-from headwater_core.feedback_log import AppendOutcome, EventQuery
+from headwater_core.feedback_log import EventQuery
+from headwater_core.log_writing import AppendOutcome
 from headwater_server import convert, queries
 from headwater_server.rooms import Rooms
 from headwater_server.tokens import ConsistencyToken, ListToken
@@ -22,13 +24,13 @@ MAX_EVENTS = 10_000
 MAX_STREAMED_EVENTS = 1000
 MAX_DELETED_EVENTS = 1000
 MAX_EVENT_TYPES = 100
-_CHECKED_AT_ONCE = 1000
+_AT_ONCE = 250
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _EXISTS = grpc.StatusCode.ALREADY_EXISTS.value[0]
-_OUTCOMES = {
-    AppendOutcome.ACCEPTED: event_pb2.EVENT_OUTCOME_ACCEPTED,
-    AppendOutcome.DUPLICATE: event_pb2.EVENT_OUTCOME_DUPLICATE,
-    AppendOutcome.CONFLICT: event_pb2.EVENT_OUTCOME_REFUSED,
+# Thousands are the same: one message is copied into every answer.
+_RESULTS = {
+    AppendOutcome.ACCEPTED: event_pb2.EventResult(outcome=event_pb2.EVENT_OUTCOME_ACCEPTED),
+    AppendOutcome.DUPLICATE: event_pb2.EventResult(outcome=event_pb2.EVENT_OUTCOME_DUPLICATE),
 }
 
 
@@ -58,7 +60,7 @@ class EventService(pb_grpc.EventServiceServicer):
             last = request.sequence
             queries.check_count("events", request.events, MAX_STREAMED_EVENTS, smallest=1)
             results, token = await self._write(request.events, backfill=request.backfill)
-            errors = [result.error for result in results if result.HasField("error")]
+            errors = [result.error for result in results if result.outcome == event_pb2.EVENT_OUTCOME_REFUSED]
             yield pb.StreamEventsResponse(
                 sequence=request.sequence, committed=len(results) - len(errors), errors=errors, consistency_token=token
             )
@@ -145,7 +147,7 @@ class EventService(pb_grpc.EventServiceServicer):
         results: list[event_pb2.EventResult | None] = []
         good: list[tuple[int, Event]] = []
         for index, message in enumerate(messages):
-            if index % _CHECKED_AT_ONCE == _CHECKED_AT_ONCE - 1:
+            if index % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)  # other calls go on between the parts of a large batch
             try:
                 event = convert.to_event(message, backfill=backfill)
@@ -158,16 +160,18 @@ class EventService(pb_grpc.EventServiceServicer):
         appended = await rooms.committer.append([event for _, event in good]) if good else []
         newest = 0
         for (index, event), result in zip(good, appended, strict=True):
+            if index % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
             if result.outcome is AppendOutcome.CONFLICT:
                 reason = "was used before for an event with other content"
                 results[index] = _refused(index, event.event_id, "event_id", reason, _EXISTS)
             else:
-                results[index] = event_pb2.EventResult(outcome=_OUTCOMES[result.outcome])
+                results[index] = _RESULTS[result.outcome]
                 newest = max(newest, result.position)
         done = [result for result in results if result is not None]
-        for each in done:
-            outcome = event_pb2.EventOutcome.Name(each.outcome).removeprefix("EVENT_OUTCOME_").lower()
-            rooms.metrics.events.labels(outcome).inc()
+        for outcome, count in Counter(each.outcome for each in done).items():
+            name = event_pb2.EventOutcome.Name(outcome).removeprefix("EVENT_OUTCOME_").lower()
+            rooms.metrics.events.labels(name).inc(count)
         return done, ConsistencyToken(rooms.tenant, newest).seal() if newest else ""
 
 

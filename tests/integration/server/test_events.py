@@ -192,7 +192,7 @@ async def test_a_large_batch_lets_other_calls_go_on_while_it_is_checked(
     many = [event(str(number)) for number in range(2_500)]
     response = await events.WriteEvents(pb.WriteEventsRequest(events=many))
     assert len(response.results) == len(many)
-    assert longest <= 1_000
+    assert longest <= 250
 
 
 async def test_a_deleted_event_is_gone_from_log_and_history(

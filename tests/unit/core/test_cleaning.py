@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,7 +113,7 @@ def test_keeping_at_one_item_is_a_burst() -> None:
     late = logged(900, item_id="i", event_time_us=RECEIVED + 3600 * SECOND)
     assert rules(*on_one, late) == [None] * 10 + [Rule.BURST] * 5 + [None]
     assert set(rules(*burst(15, 2 * SECOND, item_id="i", backfill=True))) == {None}
-    crowd = [each._replace(event=replace(each.event, user_id=f"u{each.position}")) for each in on_one]
+    crowd = [each._replace(event=each.event._replace(user_id=f"u{each.position}")) for each in on_one]
     assert set(rules(*crowd)) == {None}
 
 
@@ -136,14 +135,14 @@ def test_a_rate_no_person_reaches_is_a_robots() -> None:
 def test_a_hasty_person_is_no_robot() -> None:
     """Two events a second for a minute pass; so does any pace spread over many subjects."""
     assert set(rules(*burst(600, SECOND // 2))) == {None}
-    crowd = [each._replace(event=replace(each.event, user_id=f"u{each.position}")) for each in burst(500, 10)]
+    crowd = [each._replace(event=each.event._replace(user_id=f"u{each.position}")) for each in burst(500, 10)]
     assert set(rules(*crowd)) == {None}
 
 
 def test_imports_and_impressions_are_never_a_robots() -> None:
     """Backfill at one instant, and pages that report many impressions at once, are not a pace."""
     assert set(rules(*burst(500, 0, backfill=True))) == {None}
-    events = [each._replace(event=replace(each.event, event_type="impression")) for each in burst(500, 1000)]
+    events = [each._replace(event=each.event._replace(event_type="impression")) for each in burst(500, 1000)]
     assert set(rules(*events)) == {None}
     assert rules(*burst(500, 0, backfill=True), logged(999))[-1] is None
 

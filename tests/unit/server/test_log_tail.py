@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,22 @@ async def test_ones_own_commit_is_applied_without_a_reading(follower: Follower) 
     await follower.tail.committed(follower.write("a", "b"))
     assert (follower.names, follower.tail.position, follower.reads) == (["a", "b"], 2, 0)
     assert follower.applied == follower.log.read_after(0, 10)
+
+
+async def test_others_go_on_while_a_large_commit_is_applied(follower: Follower) -> None:
+    """A thousand events are applied in parts, in order; nobody else's come in between."""
+    first, second = follower.write(*(f"a{number}" for number in range(1_000))), follower.write("b")
+    turns: list[int] = []
+
+    async def others() -> None:
+        while len(follower.applied) < 1_001:
+            turns.append(len(follower.applied))
+            await asyncio.sleep(0)
+
+    await asyncio.gather(others(), follower.tail.committed(first), follower.tail.committed(second))
+    assert follower.names == [*(f"a{number}" for number in range(1_000)), "b"]
+    assert max(after - before for before, after in pairwise(turns)) <= 250
+    assert follower.reads == 0
 
 
 async def test_a_gap_is_read_first(follower: Follower) -> None:

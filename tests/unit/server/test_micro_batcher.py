@@ -38,8 +38,10 @@ async def doubler() -> Doubler:
 async def start(doubler: Doubler) -> AsyncIterator[Callable[..., MicroBatcher[int, int]]]:
     batchers: list[MicroBatcher[int, int]] = []
 
-    def start(max_cost: int = 100, cost: Callable[[int], int] = lambda _: 1) -> MicroBatcher[int, int]:
-        batchers.append(MicroBatcher(doubler.compute, max_cost=max_cost, cost=cost))
+    def start(
+        max_cost: int = 100, cost: Callable[[int], int] = lambda _: 1, quiet_turns: int = 0
+    ) -> MicroBatcher[int, int]:
+        batchers.append(MicroBatcher(doubler.compute, max_cost=max_cost, cost=cost, quiet_turns=quiet_turns))
         batchers[-1].start()
         return batchers[-1]
 
@@ -53,14 +55,29 @@ async def test_what_gathers_during_a_batch_is_the_next_batch(
 ) -> None:
     """The first caller waits for nobody; those who come meanwhile share a batch, each with its own result."""
     batcher = start()
-    first = asyncio.create_task(batcher.submit(1))
+    first = batcher.submit(1)
     await until(lambda: len(doubler.batches) == 1)
-    others = [asyncio.create_task(batcher.submit(number)) for number in range(2, 6)]
+    others = [batcher.submit(number) for number in range(2, 6)]
     await asyncio.sleep(0)
     doubler.gate.set()
     results = await asyncio.wait_for(asyncio.gather(first, *others), DEADLINE_S)
     assert results == [2, 4, 6, 8, 10]
     assert doubler.batches == [[1], [2, 3, 4, 5]]
+
+
+async def test_those_at_the_door_come_in(doubler: Doubler, start: Callable[..., MicroBatcher[int, int]]) -> None:
+    """A batch is begun when nobody came for some turns of the loop, not before."""
+    doubler.gate.set()
+    batcher = start(quiet_turns=3)
+
+    async def come(number: int, turns: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await batcher.submit(number)
+
+    coming = [come(number, turns) for number, turns in ((1, 0), (2, 2), (3, 4), (4, 40))]
+    assert await asyncio.wait_for(asyncio.gather(*coming), DEADLINE_S) == [2, 4, 6, 8]
+    assert doubler.batches == [[1, 2, 3], [4]]
 
 
 async def test_costs_bound_a_batch(doubler: Doubler, start: Callable[..., MicroBatcher[int, int]]) -> None:
@@ -79,9 +96,9 @@ async def test_callers_who_left_are_skipped(
 ) -> None:
     """Nothing is computed for them, and nobody else is disturbed; leaving during the batch is harmless too."""
     batcher = start()
-    first = asyncio.create_task(batcher.submit(1))
+    first = batcher.submit(1)
     await until(lambda: len(doubler.batches) == 1)
-    leaver, stayer = asyncio.create_task(batcher.submit(2)), asyncio.create_task(batcher.submit(3))
+    leaver, stayer = batcher.submit(2), batcher.submit(3)
     await asyncio.sleep(0)
     leaver.cancel()
     first.cancel()
@@ -113,9 +130,9 @@ async def test_stopping_cancels_whoever_waits(
 ) -> None:
     """Those in the batch under way and those behind it: nobody waits for ever."""
     batcher = start()
-    inside = asyncio.create_task(batcher.submit(1))
+    inside = batcher.submit(1)
     await until(lambda: len(doubler.batches) == 1)
-    behind = asyncio.create_task(batcher.submit(2))
+    behind = batcher.submit(2)
     await asyncio.sleep(0)
     await asyncio.wait_for(batcher.stop(), DEADLINE_S)
     for waiter in (inside, behind):

@@ -12,8 +12,9 @@ import pytest
 from headwater_core.database import Database
 from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import Event, Subject, SubjectKind
-from headwater_core.feedback_log import AppendOutcome, FeedbackLog, subject_hash
+from headwater_core.feedback_log import FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
+from headwater_core.log_writing import AppendOutcome
 from headwater_server.group_committer import MAX_EVENTS_PER_COMMIT, Committed, GroupCommitter
 from headwater_server.impression_writer import ImpressionWriter
 from headwater_server.metrics import ServerMetrics
