@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from headwater_core.co_visits import NO_BONUSES, Bonuses
 from headwater_core.newcomers import Heritage, inherit, unit_vectors
-from headwater_core.shards import Delta, Mask, Retriever, Rows, Vectors, VectorTable
+from headwater_core.retrieval import NO_ROWS, Retriever
+from headwater_core.shards import Delta, Mask, Rows, Vectors, VectorTable
 from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
@@ -23,7 +24,6 @@ _SLACK = 64
 
 _MAX_HEIRS = 1000
 """So many items at once inherit, and so many of a generation's own count as new: it must not take seconds."""
-_NO_ROWS: Rows = np.empty(0, np.int64)
 _SAMPLE = 2000
 """About how many items stand for the whole catalogue where a quantile is estimated."""
 
@@ -50,8 +50,8 @@ class ItemSpace:
         table: VectorTable,
         retriever: Retriever,
         *,
-        met: Rows = _NO_ROWS,
-        unmet: Rows = _NO_ROWS,
+        met: Rows = NO_ROWS,
+        unmet: Rows = NO_ROWS,
     ) -> None:
         """A generation's own space.
 
@@ -186,22 +186,20 @@ class ItemSpace:
         if only is not None:
             matches = np.array([row for item_id in only if (row := self.row(item_id)) is not None], np.int64)
             return self._best(matches, self._by_towers(matches, interests), k, bonuses)
-        searchable = np.ones(self._table.rows, dtype=np.bool_)
-        searchable[self._table.rows_of(excluded)] = False
-        gaining = bonuses.items[bonuses.items < self._table.rows]
-        gaining = gaining[searchable[gaining]]
-        searchable[gaining] = False
+        left_out = np.array(self._table.rows_of(excluded), np.int64)
+        gaining = np.setdiff1d(bonuses.items[bonuses.items < self._table.rows], left_out, assume_unique=True)
         others = np.concatenate([gaining, self._fresh_rows])  # scored whether a search would find them or not
         towers = self._by_towers(others, interests)
         passes = functools.cache(passes)  # asked once of an item, however often the search goes deeper
         wanted = k + _SLACK
         while True:
-            searched, scores = self._retriever.search(interests, wanted, allowed=searchable)
+            searched, scores = self._retriever.search(interests, wanted, left_out)
             is_all = len(searched) < wanted
             # What the search has not reached scores no more than its last.
             settled = -math.inf if is_all else float(scores[-1])
-            rows = np.concatenate([searched, others])
-            found = self._best(rows, np.concatenate([scores, towers]), k, bonuses, passes, settled)
+            more = ~np.isin(searched, gaining)
+            rows = np.concatenate([searched[more], others])
+            found = self._best(rows, np.concatenate([scores[more], towers]), k, bonuses, passes, settled)
             if len(found) == k or is_all:
                 return found
             wanted *= 4

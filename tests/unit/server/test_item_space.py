@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater_core.co_visits import Bonuses
-from headwater_core.shards import Delta, IndexKind, Retriever, Shard, Vectors, VectorTable
+from headwater_core.indexes import IndexKind
+from headwater_core.retrieval import Retriever
+from headwater_core.shards import Delta, Shard, Vectors, VectorTable
 from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 from headwater_server.item_space import ItemSpace
 
