@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, KeysView, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,19 @@ def _checked_items(tensors: dict[str, npt.NDArray[Any]], path: Path, dimension: 
     return item_ids, vectors
 
 
+def lengths(vectors: Vectors) -> Vectors:
+    """(n,), of vectors (n, d), which are not copied."""
+    found: Vectors = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    return found
+
+
+def cosines(vectors: Vectors, lengths: Vectors, vector: Vectors) -> Vectors:
+    """(n,), the cosines of vectors (n, d) of these lengths (n,) with one (d,); 0 where one has no length."""
+    found: Vectors = vectors @ vector
+    found /= np.maximum(lengths * np.linalg.norm(vector), 1e-12)
+    return found
+
+
 class VectorTable:
     """A generation's exact vectors by row and by item."""
 
@@ -194,6 +208,18 @@ class VectorTable:
     def item_ids(self) -> KeysView[str]:
         """The items that have a living row."""
         return self._row_of.keys()
+
+    @cached_property
+    def _lengths(self) -> Vectors:
+        """(rows,), the vectors' lengths; read once, for whoever asks first."""
+        return np.concatenate([lengths(part) for part in self._vectors])
+
+    def cosines(self, vector: Vectors) -> Vectors:
+        """(rows,), how near each row lies to a vector (d,) by direction; minus infinity for rows that are not alive."""
+        parts = np.split(self._lengths, self._starts[1:-1])
+        found = np.concatenate([cosines(*part, vector) for part in zip(self._vectors, parts, strict=True)])
+        found[~self.alive] = -np.inf
+        return found
 
     def vectors(self, rows: npt.ArrayLike) -> Vectors:
         """The exact vectors (n, d) of rows (n,), copied.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from headwater_core.co_visits import NO_BONUSES, Bonuses
 from headwater_core.newcomers import Heritage, inherit, unit_vectors
 from headwater_core.retrieval import NO_ROWS, Retriever
-from headwater_core.shards import Delta, Mask, Rows, Vectors, VectorTable
+from headwater_core.shards import Delta, Mask, Rows, Vectors, VectorTable, cosines, lengths
 from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
@@ -226,17 +226,17 @@ class ItemSpace:
         row = self.row(item_id)
         if row is None:
             return []
-        rows = np.concatenate([np.flatnonzero(self._table.alive), self._fresh_rows])
-        rows = rows[rows != row]
-        vectors = self.vectors(rows)
         anchor = self.vectors([row])[0]
-        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(anchor)
-        cosines = (vectors @ anchor) / np.maximum(norms, 1e-12)
+        fresh = self._fresh.vectors
+        near = np.concatenate([self._table.cosines(anchor), cosines(fresh, lengths(fresh), anchor)])
+        near[row] = -np.inf
         found: list[Found] = []
-        for at in np.argsort(-cosines, kind="stable"):
-            candidate = self.item_id(int(rows[at]))
+        for at in itertools.takewhile(
+            lambda at: near[at] > -np.inf, _best_first(np.arange(len(near)), near, k + _SLACK)
+        ):
+            candidate = self.item_id(at)
             if passes(candidate):
-                found.append(Found(candidate, float(cosines[at]), self._source(int(rows[at]))))
+                found.append(Found(candidate, float(near[at]), self._source(at)))
                 if len(found) == k:
                     break
         return found

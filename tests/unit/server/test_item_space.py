@@ -132,6 +132,42 @@ def test_similar_items_are_ranked_by_cosine(space: ItemSpace) -> None:
     assert newer.similar("c", 10, everything) == []
 
 
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.sampled_from([1, 20, 500]),
+    passing_share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+)
+def test_the_most_similar_that_pass_are_found(large_space: ItemSpace, seed: int, k: int, passing_share: float) -> None:
+    """What comparing every living item and sorting finds, dead rows and the item itself left out."""
+    rng = np.random.default_rng(seed)
+    ids = [
+        *(f"item-{row}" for row in range(6_000) if row not in range(1, 60, 2)),
+        *(f"fresh-{row}" for row in range(30)),
+    ]
+    rows = np.array([large_space.row(item_id) for item_id in ids], np.int64)
+    directions = large_space.vectors(rows)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    anchor = int(rng.integers(len(ids)))
+    cosines = directions @ directions[anchor]
+    passing = rng.random(len(ids)) < passing_share
+    allowed = {item_id for item_id, passes in zip(ids, passing, strict=True) if passes}
+    passing[anchor] = False
+
+    items = large_space.similar(ids[anchor], k, allowed.__contains__)
+
+    np.testing.assert_allclose([item.score for item in items], np.sort(cosines[passing])[::-1][:k], atol=1e-5)
+    assert {item.item_id for item in items} <= allowed - {ids[anchor]}
+    assert len({item.item_id for item in items}) == len(items)
+
+
+def test_equally_similar_items_are_in_the_order_of_their_rows() -> None:
+    """However many they are."""
+    rows = np.tile(np.array([[1.0, 2.0, 0.0, 0.0]], np.float32), (300, 1))
+    items = flat_space(rows, rows[:5]).similar("item-7", 299, everything)
+    assert [item.item_id for item in items] == [f"item-{row}" for row in range(300) if row != 7]
+
+
 def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: ItemSpace) -> None:
     """It fits among the best by cosine; one that points elsewhere or is refused does not, and nobody fits nobody."""
     newer = space.with_fresh(["near", "far"], vectors((0.001,), (0.0, 9.0)))
