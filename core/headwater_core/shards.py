@@ -154,6 +154,8 @@ class VectorTable:
         """
         parts = [(shard.item_ids, shard.vectors) for shard in shards] + [(delta.item_ids, delta.vectors)]
         self._ids: tuple[str, ...] = tuple(item_id for ids, _ in parts for item_id in ids)
+        self.rows = len(self._ids)
+        """How many rows there are, dead ones included."""
         self._starts = np.cumsum([0, *(len(ids) for ids, _ in parts)])  # (parts + 1,)
         self._vectors = [vectors for _, vectors in parts]
         self._dimension: int = delta.vectors.shape[1]
@@ -171,11 +173,6 @@ class VectorTable:
         alive.setflags(write=False)
         self.alive: Mask = alive
         """(rows,): False for base rows that the delta supersedes or deletes."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are, dead ones included."""
-        return len(self._ids)
 
     @property
     def added_rows(self) -> Rows:

@@ -187,7 +187,8 @@ class ItemSpace:
             matches = np.array([row for item_id in only if (row := self.row(item_id)) is not None], np.int64)
             return self._best(matches, self._by_towers(matches, interests), k, bonuses)
         left_out = np.array(self._table.rows_of(excluded), np.int64)
-        gaining = np.setdiff1d(bonuses.items[bonuses.items < self._table.rows], left_out, assume_unique=True)
+        gaining = bonuses.items[: np.searchsorted(bonuses.items, self._table.rows)]
+        gaining = np.delete(gaining, np.searchsorted(gaining, left_out[_are_in(gaining, left_out)]))
         others = np.concatenate([gaining, self._fresh_rows])  # scored whether a search would find them or not
         towers = self._by_towers(others, interests)
         passes = functools.cache(passes)  # asked once of an item, however often the search goes deeper
@@ -197,7 +198,7 @@ class ItemSpace:
             is_all = len(searched) < wanted
             # What the search has not reached scores no more than its last.
             settled = -math.inf if is_all else float(scores[-1])
-            more = ~np.isin(searched, gaining)
+            more = ~_are_in(gaining, searched)
             rows = np.concatenate([searched[more], others])
             found = self._best(rows, np.concatenate([scores[more], towers]), k, bonuses, passes, settled)
             if len(found) == k or is_all:
@@ -287,6 +288,14 @@ class ItemSpace:
             )
             for at in best
         ]
+
+
+def _are_in(rows: Rows, wanted: Rows) -> Mask:
+    """(w,), which of wanted are among rows, which ascend."""
+    if not len(rows):
+        return np.zeros(len(wanted), np.bool_)
+    found: Mask = rows[np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)] == wanted
+    return found
 
 
 def _best_first(rows: Rows, scores: npt.NDArray[np.float32], n: int) -> Iterator[int]:
