@@ -92,7 +92,7 @@ class UpdaterSettings(CoreSettings):
     """How many of a user's latest events the user tower reads; servers keep twice as many of each user in memory."""
 
     index_kind: IndexKind | Literal["auto"] = "auto"
-    """How base shards are searched: flat, sq8 or ivf; auto measures which is fastest. Results are re-scored exactly."""
+    """How base shards are searched: flat, sq8 or ivf; auto measures at publication whether flat or ivf is faster."""
     index_recall: float = Field(default=0.98, gt=0, le=1)
     """The share of the hundred best items that a search has to find where what it finds is measured."""
     shard_items: int = Field(default=1_000_000, ge=1)
