@@ -5,6 +5,7 @@ Recall is that of the hundred best rows, as the server finds them: by the index,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -22,7 +23,18 @@ _QUERIES = 200
 """At most so many are searched for; of each kind two seconds at a million items."""
 _ENOUGH_QUERIES = 64
 """Item vectors make up for interests that are fewer."""
+_SURE = 1.64
+"""Standard errors below the mean of what is measured."""
 _SEED = 0
+
+
+class Recall(NamedTuple):
+    """The share of the hundred best rows that an index finds."""
+
+    mean: float
+    """Over queries."""
+    at_least: float
+    """What the mean over all that users ask for surely is: with 95 %, by how much the queries differ."""
 
 
 class ChosenShard(NamedTuple):
@@ -49,7 +61,7 @@ def choose(
         item_ids: n different ones.
         vectors: (n, d), theirs.
         interests: (q, d), what users ask for; where there are few, item vectors are asked for beside them.
-        recall: what is to be reached; an inverted file searches as few lists as do.
+        recall: what is surely to be reached; an inverted file searches as few lists as do.
         kind: None: the fastest; else this one, or flat where it does not reach the recall.
     """
     if len(item_ids) <= MEASURED_ABOVE or kind in (IndexKind.FLAT, IndexKind.SQ8):
@@ -59,7 +71,7 @@ def choose(
     # SQ8 is not tried: it was never the fastest, whatever recall was asked for, see docs/performance.md.
     lists = Shard.build(item_ids, vectors, IndexKind.IVF)
     reached = bench.tune(lists, recall)
-    reaching = [ChosenShard(lists, reached)] if reached >= recall else []
+    reaching = [ChosenShard(lists, reached.mean)] if reached.at_least >= recall else []
     if kind is None or not reaching:
         reaching.append(ChosenShard(flat, 1.0))
     timed = zip(reaching, bench.search_us([chosen.shard for chosen in reaching]), strict=True)
@@ -85,21 +97,22 @@ class ShardBench:
         self._table = VectorTable([flat], self._delta)
         self._best = self._found(flat)
 
-    def tune(self, shard: Shard, recall: float) -> float:
-        """Let an inverted file search as few lists as reach a recall; what recall an index reaches."""
-        reached = 0.0
+    def tune(self, shard: Shard, recall: float) -> Recall:
+        """Let an inverted file search as few lists as surely reach a recall; what recall an index reaches."""
+        reached = Recall(0.0, 0.0)
         for n_probes in _steps(n_lists(shard.index)):
             if n_lists(shard.index) > 1:
                 shard.index.nprobe = n_probes
             reached = self.recall(shard)
-            if reached >= recall:
+            if reached.at_least >= recall:
                 break
         return reached
 
-    def recall(self, shard: Shard) -> float:
-        """The share of the hundred best rows that are found, mean over queries."""
+    def recall(self, shard: Shard) -> Recall:
+        """What recall an index reaches as it is."""
         shares = [np.isin(best, rows).mean() for best, rows in zip(self._best, self._found(shard), strict=True)]
-        return float(np.mean(shares))
+        mean = float(np.mean(shares))
+        return Recall(mean, mean - _SURE * float(np.std(shares)) / math.sqrt(len(shares)))
 
     def search_us(self, shards: Sequence[Shard]) -> list[float]:
         """What a search takes, by shard: each query is searched for by all of them before the next, so all meet the

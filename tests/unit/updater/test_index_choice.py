@@ -91,6 +91,18 @@ def test_where_no_codes_find_enough_the_shard_is_flat(monkeypatch: pytest.Monkey
     assert (chosen.kind, chosen.recall, chosen.search_us) == (IndexKind.FLAT, 1.0, 9.0)
 
 
+def test_what_is_surely_reached_depends_on_how_queries_differ() -> None:
+    """An index that finds the same share for all is as sure as exact search."""
+    flat = Shard.build(IDS, vectors(), IndexKind.FLAT)
+    lists = Shard.build(IDS, vectors(), IndexKind.IVF)
+    bench = index_choice.ShardBench(flat, vectors(80, seed=1))
+    assert bench.recall(flat) == (1.0, 1.0)
+    lists.index.nprobe = 5
+    found = bench.recall(lists)
+    assert found.mean == pytest.approx(recall_of(lists, vectors(80, seed=1)))
+    assert 0.0 < found.at_least < found.mean
+
+
 def test_item_vectors_make_up_for_few_interests() -> None:
     """Many interests are drawn from."""
     items, interests = vectors(), vectors(500, seed=1)
