@@ -178,13 +178,16 @@ def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: Ite
     assert newer.fitting_new(space.no_interests(), 9, 0.5, everything) == []
 
 
-def test_many_refused_items_do_not_shorten_the_answer() -> None:
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_many_refused_items_do_not_shorten_the_answer(kind: IndexKind) -> None:
     """The search goes deeper until enough pass, over more rows than are scored exactly."""
     count = 6_000
     ids = [f"item-{number}" for number in range(count)]
     rows = np.zeros((count, D), dtype=np.float32)
     rows[:, 0] = np.linspace(1.0, 2.0, count)
-    shard = Shard.build(ids, rows, IndexKind.SQ8)
+    shard = Shard.build(ids, rows, kind)
+    if kind is IndexKind.IVF:
+        shard.index.nprobe = 1
     table = VectorTable([shard], Delta.empty(D))
     space = ItemSpace(table, Retriever([shard], Delta.empty(D), table))
     low = {f"item-{number}" for number in range(100)}
