@@ -24,7 +24,7 @@ OVERSAMPLING = 2
 """Candidates taken from quantised codes for each that is wanted, before exact re-scoring."""
 _LISTS_BY_ROOT = 2
 """Lists of an inverted file, in square roots of its vectors."""
-_LIST_SAMPLE, _LIST_ROUNDS = 64, 10
+_LIST_SAMPLE, _LIST_ROUNDS = 256, 4
 """Vectors that each list's centre is learned from, and for how many rounds."""
 _SEED = 0
 
