@@ -68,7 +68,7 @@ def choose(
         return ChosenShard(Shard.build(item_ids, vectors, kind or IndexKind.FLAT))
     flat = Shard.build(item_ids, vectors, IndexKind.FLAT)
     bench = ShardBench(flat, _queries(vectors, interests))
-    # SQ8 is not tried: it was never the fastest, whatever recall was asked for, see docs/performance.md.
+    # SQ8 is not tried: lists of the same codes are faster unless nothing at all may be missed (docs/performance.md).
     lists = Shard.build(item_ids, vectors, IndexKind.IVF)
     reached = bench.tune(lists, recall)
     reaching = [ChosenShard(lists, reached.mean)] if reached.at_least >= recall else []
