@@ -17,9 +17,9 @@ import numpy as np
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
 from headwater_core.events import HistoryEvent
+from headwater_core.indexes import IndexKind
 from headwater_core.manifest import Manifest
 from headwater_core.registry import STABLE, GenerationRegistry
-from headwater_core.shards import IndexKind
 from headwater_core.towers import TowerConfig
 from headwater_updater.examples import Example
 from headwater_updater.learner import Learner

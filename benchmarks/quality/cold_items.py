@@ -26,7 +26,9 @@ from tuning import Options, climb
 from headwater_core.co_visits import Bonuses
 from headwater_core.events import HistoryEvent
 from headwater_core.histories import collate
-from headwater_core.shards import Delta, IndexKind, Retriever, Shard, VectorTable
+from headwater_core.indexes import IndexKind
+from headwater_core.retrieval import Retriever
+from headwater_core.shards import Delta, Shard, VectorTable
 from headwater_core.strategies import FRESH, SourceUse
 from headwater_server.item_space import ItemSpace
 from headwater_server.settings import ServerSettings

@@ -11,7 +11,8 @@ from headwater_core.co_visits import Blend, Successors
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.manifest import ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
 from headwater_core.ranker import Ranker
-from headwater_core.shards import Delta, Retriever, Shard, VectorTable
+from headwater_core.retrieval import Retriever
+from headwater_core.shards import Delta, Shard, VectorTable
 from headwater_core.trends import NO_TREND, load_trend
 
 

@@ -60,6 +60,16 @@ class FileEntry(_Frozen):
     bytes: int = Field(ge=0)
 
 
+class MeasuredIndex(_Frozen):
+    """What was measured of a base shard's index before it was published. Told, not obeyed: the file says what it is."""
+
+    kind: str = Field(min_length=1)
+    recall: float = Field(ge=0, le=1)
+    """The share of the hundred best items that a search finds."""
+    search_us: float = Field(ge=0)
+    """What a search took there, in microseconds."""
+
+
 class Manifest(_Frozen):
     """All that is needed to load one generation and to know where it comes from."""
 
@@ -84,6 +94,8 @@ class Manifest(_Frozen):
     files: dict[FileName, FileEntry] = Field(max_length=MAX_FILES)
     shards: tuple[FileName, ...] = ()
     """The base shards' names, in row order; each has an index file and an items file."""
+    indexes: dict[FileName, MeasuredIndex] = Field(default_factory=dict, max_length=MAX_FILES)
+    """By base shard, where it was measured."""
     delta: FileName | None = None
     co_visits: FileName | None = None
     """The file of what follows each item."""

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from headwater_core.co_visits import NO_BONUSES, Bonuses
 from headwater_core.newcomers import Heritage, inherit, unit_vectors
-from headwater_core.shards import Delta, Mask, Retriever, Rows, Vectors, VectorTable
+from headwater_core.retrieval import NO_ROWS, Retriever
+from headwater_core.shards import Delta, Mask, Rows, Vectors, VectorTable, cosines, lengths
 from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 
 _SLACK = 64
@@ -23,7 +24,6 @@ _SLACK = 64
 
 _MAX_HEIRS = 1000
 """So many items at once inherit, and so many of a generation's own count as new: it must not take seconds."""
-_NO_ROWS: Rows = np.empty(0, np.int64)
 _SAMPLE = 2000
 """About how many items stand for the whole catalogue where a quantile is estimated."""
 
@@ -50,8 +50,8 @@ class ItemSpace:
         table: VectorTable,
         retriever: Retriever,
         *,
-        met: Rows = _NO_ROWS,
-        unmet: Rows = _NO_ROWS,
+        met: Rows = NO_ROWS,
+        unmet: Rows = NO_ROWS,
     ) -> None:
         """A generation's own space.
 
@@ -186,22 +186,21 @@ class ItemSpace:
         if only is not None:
             matches = np.array([row for item_id in only if (row := self.row(item_id)) is not None], np.int64)
             return self._best(matches, self._by_towers(matches, interests), k, bonuses)
-        searchable = np.ones(self._table.rows, dtype=np.bool_)
-        searchable[self._table.rows_of(excluded)] = False
-        gaining = bonuses.items[bonuses.items < self._table.rows]
-        gaining = gaining[searchable[gaining]]
-        searchable[gaining] = False
+        left_out = np.array(self._table.rows_of(excluded), np.int64)
+        gaining = bonuses.items[: np.searchsorted(bonuses.items, self._table.rows)]
+        gaining = np.delete(gaining, np.searchsorted(gaining, left_out[_are_in(gaining, left_out)]))
         others = np.concatenate([gaining, self._fresh_rows])  # scored whether a search would find them or not
         towers = self._by_towers(others, interests)
         passes = functools.cache(passes)  # asked once of an item, however often the search goes deeper
         wanted = k + _SLACK
         while True:
-            searched, scores = self._retriever.search(interests, wanted, allowed=searchable)
+            searched, scores = self._retriever.search(interests, wanted, left_out)
             is_all = len(searched) < wanted
             # What the search has not reached scores no more than its last.
             settled = -math.inf if is_all else float(scores[-1])
-            rows = np.concatenate([searched, others])
-            found = self._best(rows, np.concatenate([scores, towers]), k, bonuses, passes, settled)
+            more = ~_are_in(gaining, searched)
+            rows = np.concatenate([searched[more], others])
+            found = self._best(rows, np.concatenate([scores[more], towers]), k, bonuses, passes, settled)
             if len(found) == k or is_all:
                 return found
             wanted *= 4
@@ -228,17 +227,17 @@ class ItemSpace:
         row = self.row(item_id)
         if row is None:
             return []
-        rows = np.concatenate([np.flatnonzero(self._table.alive), self._fresh_rows])
-        rows = rows[rows != row]
-        vectors = self.vectors(rows)
         anchor = self.vectors([row])[0]
-        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(anchor)
-        cosines = (vectors @ anchor) / np.maximum(norms, 1e-12)
+        fresh = self._fresh.vectors
+        near = np.concatenate([self._table.cosines(anchor), cosines(fresh, lengths(fresh), anchor)])
+        near[row] = -np.inf
         found: list[Found] = []
-        for at in np.argsort(-cosines, kind="stable"):
-            candidate = self.item_id(int(rows[at]))
+        for at in itertools.takewhile(
+            lambda at: near[at] > -np.inf, _best_first(np.arange(len(near)), near, k + _SLACK)
+        ):
+            candidate = self.item_id(at)
             if passes(candidate):
-                found.append(Found(candidate, float(cosines[at]), self._source(int(rows[at]))))
+                found.append(Found(candidate, float(near[at]), self._source(at)))
                 if len(found) == k:
                     break
         return found
@@ -289,6 +288,14 @@ class ItemSpace:
             )
             for at in best
         ]
+
+
+def _are_in(rows: Rows, wanted: Rows) -> Mask:
+    """(w,), which of wanted are among rows, which ascend."""
+    if not len(rows):
+        return np.zeros(len(wanted), np.bool_)
+    found: Mask = rows[np.minimum(np.searchsorted(rows, wanted), len(rows) - 1)] == wanted
+    return found
 
 
 def _best_first(rows: Rows, scores: npt.NDArray[np.float32], n: int) -> Iterator[int]:

@@ -31,6 +31,7 @@ from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.database import Database
 from headwater_core.events import BUILT_IN_EVENT_TYPES
 from headwater_core.features import FeatureStore
+from headwater_core.indexes import IndexKind
 from headwater_core.manifest import (
     CO_VISITS,
     ITEM_TOWER,
@@ -43,7 +44,7 @@ from headwater_core.manifest import (
 )
 from headwater_core.ranker import Ranker
 from headwater_core.registry import GenerationRecord, GenerationRegistry
-from headwater_core.shards import IndexKind, Shard
+from headwater_core.shards import Shard
 from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, save_state
 from headwater_server.server import HeadwaterServer

@@ -15,8 +15,8 @@ from headwater_core.database import Database
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import fit_vocabulary
+from headwater_core.indexes import IndexKind
 from headwater_core.registry import STABLE, GenerationRegistry
-from headwater_core.shards import IndexKind
 from headwater_core.towers import TowerConfig
 from headwater_server.serving_generation import ServingGeneration
 from headwater_updater.evaluation.learner_scorer import LearnerScorer

@@ -32,6 +32,11 @@ class Gatekeeper:
         self._examples: dict[int, Example] = {}
         self._judged: dict[int, float] = {}
 
+    @property
+    def examples(self) -> list[Example]:
+        """The targets that are in memory, behind their histories."""
+        return list(self._examples.values())
+
     def take_in(self, held_out: Sequence[Example]) -> None:
         """Score the new targets of held-out subjects, before anything else of their round is learned.
 

@@ -287,6 +287,23 @@ class Learner:
         return judge(self, requests, candidates, [self.blend] if blends is None else blends)
 
     @torch.inference_mode()
+    def interests(self, examples: Sequence[Example]) -> np.ndarray:
+        """(q, d), what the subjects of these examples ask for before what is new; K for each that can be read."""
+        histories = [self.tokens(example.events[: len(example.events) - example.n_new]) for example in examples]
+        readable = [sequence for sequence in histories if len(sequence)]
+        if not readable:
+            return np.empty((0, self.config.tower.dimension), np.float32)
+        self.user_tower.eval()
+        interests: np.ndarray = self._interests(readable).flatten(0, 1).numpy()
+        return interests
+
+    def _interests(self, sequences: Sequence[TokenSequence]) -> Tensor:
+        """(s, K, d)."""
+        tensors = collate(sequences, self.config.tower, self.text_features)
+        interests: Tensor = self.user_tower(tensors, self.table()[tensors.item_rows])
+        return interests
+
+    @torch.inference_mode()
     def tower_scores(
         self, requests: Sequence[Request], candidates: np.ndarray, vectors: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -303,8 +320,7 @@ class Learner:
         # The targets of one block share a history, which is read once.
         different = {id(request.sequence): request.sequence for request in requests}
         reader = {key: index for index, key in enumerate(different)}
-        tensors = collate(list(different.values()), self.config.tower, self.text_features)
-        interests = self.user_tower(tensors, self.table()[tensors.item_rows])  # (s, K, d)
+        interests = self._interests(list(different.values()))  # (s, K, d)
         scores = score(interests, vectors)  # (s, N)
         scores = scores[[reader[id(request.sequence)] for request in requests]]  # (c, N)
         place = np.full(len(self.counts), -1)

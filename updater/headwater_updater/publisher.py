@@ -22,6 +22,7 @@ import structlog
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.generation import LoadedGeneration
+from headwater_core.indexes import IndexKind
 from headwater_core.manifest import (
     CHECKPOINT,
     CHECKPOINT_DELTA,
@@ -34,14 +35,17 @@ from headwater_core.manifest import (
     USER_TOWER,
     FileEntry,
     Manifest,
+    MeasuredIndex,
     index_file,
     items_file,
 )
 from headwater_core.ranker import Ranker
 from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
-from headwater_core.shards import Delta, IndexKind, Shard
+from headwater_core.shards import Delta
 from headwater_core.towers import save_state
 from headwater_core.trends import save_trend
+from headwater_updater.examples import Example
+from headwater_updater.index_choice import choose
 from headwater_updater.learner import Learner
 from headwater_updater.lease import now_us
 
@@ -89,6 +93,8 @@ class Draft:
     metrics: Mapping[str, float]
     training_state: Mapping[str, bytes]
     """Further files that training resumes from, by name."""
+    examples: Sequence[Example] = ()
+    """Users' histories: what they would ask for is what new base shards are measured by."""
     ranker: Ranker = field(default_factory=Ranker)
     """What orders candidates, if any was learned."""
     number: int | None = None
@@ -103,8 +109,9 @@ class Publisher:
         store: ArtifactStore,
         registry: GenerationRegistry,
         *,
-        index_kind: IndexKind = IndexKind.SQ8,
-        shard_items: int = 250_000,
+        index_kind: IndexKind | None = None,
+        index_recall: float = 0.98,
+        shard_items: int = 1_000_000,
         fold_share: float = 0.2,
     ) -> None:
         """Publish to this store and registry.
@@ -112,13 +119,14 @@ class Publisher:
         Args:
             store: where the files go.
             registry: where the numbers and the label are.
-            index_kind: of base shards.
+            index_kind: of base shards; None: of each the fastest that reaches the recall.
+            index_recall: the share of the hundred best items that a search is to find.
             shard_items: items in one base shard, at most.
             fold_share: the share of the base that a delta may reach.
         """
         self._store = store
         self._registry = registry
-        self._index_kind = index_kind
+        self._index_kind, self._index_recall = index_kind, index_recall
         self._shard_items = shard_items
         self._fold_share = fold_share
 
@@ -171,12 +179,13 @@ class Publisher:
         full = before is None or delta is None or self._outgrown(delta, before)
         with tempfile.TemporaryDirectory(prefix="headwater-publish-") as folder:
             if full:
-                files, shards = self._base(draft, Path(folder))
+                files, shards, indexes = self._base(draft, Path(folder))
                 base_items, delta = frozenset(draft.items), Delta.empty(draft.learner.user_tower.config.dimension)
             else:
                 assert before is not None
                 assert delta is not None
                 shards, base_items = before.manifest.shards, before.base_items
+                indexes = before.manifest.indexes
                 names = [name for shard in shards for name in (index_file(shard), items_file(shard))]
                 files = {name: before.manifest.files[name] for name in names}
                 files[items_file(DELTA)] = self._store.put_blob(delta.save(Path(folder), DELTA))
@@ -197,13 +206,14 @@ class Publisher:
             tower_config=draft.learner.user_tower.config.to_dict(),
             files=files,
             shards=tuple(shards),
+            indexes=indexes,
             delta=None if full else DELTA,
             co_visits=CO_VISITS,
             co_visits_delta=CO_VISITS_DELTA if CO_VISITS_DELTA in visits else None,
             trend=TREND,
             blend=draft.learner.blend.to_dict(),
             ranker=draft.ranker.to_dict(),
-            metrics=dict(draft.metrics),
+            metrics={**draft.metrics, **_index_metrics(indexes)},
             checkpoint_items=checkpoint_items,
             refusal=refusal,
         )
@@ -215,21 +225,27 @@ class Publisher:
     def _outgrown(self, delta: Delta, before: Published) -> bool:
         return len(delta.item_ids) + len(delta.tombstones) > self._fold_share * len(before.base_items)
 
-    def _base(self, draft: Draft, folder: Path) -> tuple[dict[str, FileEntry], Sequence[str]]:
-        """New base shards of all items, in the order in which the learner met them."""
+    def _base(self, draft: Draft, folder: Path) -> tuple[dict[str, FileEntry], Sequence[str], dict[str, MeasuredIndex]]:
+        """New base shards of all items, in the order in which the learner met them, and what was measured of them."""
         wanted = frozenset(draft.items)
         ids = [item_id for item_id in draft.learner.item_ids if item_id in wanted]
         files: dict[str, FileEntry] = {}
         shards: list[str] = []
+        indexes: dict[str, MeasuredIndex] = {}
+        interests = draft.learner.interests(draft.examples)
         for start in range(0, len(ids), self._shard_items):
             part = ids[start : start + self._shard_items]
             name = f"shards/{len(shards):04d}"
-            shard = Shard.build(part, vectors_of(draft.learner, part), self._index_kind)
-            index_path, items_path = shard.save(folder, name)
+            vectors = vectors_of(draft.learner, part)
+            chosen = choose(part, vectors, interests, self._index_recall, self._index_kind)
+            if chosen.recall is not None and chosen.search_us is not None:
+                indexes[name] = MeasuredIndex(kind=chosen.kind, recall=chosen.recall, search_us=chosen.search_us)
+                _log.info("index_chosen", shard=name, items=len(part), **indexes[name].model_dump())
+            index_path, items_path = chosen.shard.save(folder, name)
             files[index_file(name)] = self._store.put_blob(index_path)
             files[items_file(name)] = self._store.put_blob(items_path)
             shards.append(name)
-        return files, shards
+        return files, shards, indexes
 
     def _visits(
         self, draft: Draft, before: Published | None, folder: Path
@@ -273,6 +289,10 @@ class Publisher:
         files[CHECKPOINT] = self._store.put_blob(learner.state())
         learner.moved[:] = False
         return files, len(learner.item_ids)
+
+
+def _index_metrics(indexes: Mapping[str, MeasuredIndex]) -> dict[str, float]:
+    return {"index_recall_at_100": min(index.recall for index in indexes.values())} if indexes else {}
 
 
 def _trend(draft: Draft) -> bytes:

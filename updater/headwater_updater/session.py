@@ -99,7 +99,8 @@ class TrainingSession:
         self._publisher = Publisher(
             resources.store,
             resources.registry,
-            index_kind=settings.index_kind,
+            index_kind=None if settings.index_kind == "auto" else settings.index_kind,
+            index_recall=settings.index_recall,
             shard_items=settings.shard_items,
             fold_share=settings.fold_share,
         )
@@ -321,6 +322,7 @@ class TrainingSession:
                 catalogue_revision=self._revision,
                 metrics=_finite({**self._extra_metrics, **self._live_metrics(), **verdict.metrics()}),
                 training_state=self._state.files(),
+                examples=self._gatekeeper.examples,
                 ranker=self._ranker,
                 number=self._number,
             )

@@ -5,13 +5,15 @@ What the server has a setting of the same purpose for is named `updater_…`, si
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, ValidationInfo, field_validator
 
 from headwater_core.cleaning import CleaningLimits, Rule
 from headwater_core.co_visits import REPEAT_EVENTS
 from headwater_core.errors import InvalidFieldError
+from headwater_core.indexes import IndexKind
 from headwater_core.settings import CoreSettings
-from headwater_core.shards import IndexKind
 
 
 class UpdaterSettings(CoreSettings):
@@ -89,9 +91,11 @@ class UpdaterSettings(CoreSettings):
     history_length: int = Field(default=100, ge=1, le=1000)
     """How many of a user's latest events the user tower reads; servers keep twice as many of each user in memory."""
 
-    index_kind: IndexKind = IndexKind.FLAT
-    """How base shards are searched; results are re-scored exactly in any case."""
-    shard_items: int = Field(default=250_000, ge=1)
+    index_kind: IndexKind | Literal["auto"] = "auto"
+    """How base shards are searched: flat, sq8 or ivf; auto measures at publication whether flat or ivf is faster."""
+    index_recall: float = Field(default=0.98, gt=0, le=1)
+    """The share of the hundred best items that a search has to find where what it finds is measured."""
+    shard_items: int = Field(default=1_000_000, ge=1)
     """Items in one base shard, at most."""
     fold_share: float = Field(default=0.2, gt=0, le=1)
     """When the delta passes this share of the base, it is folded into new base shards."""

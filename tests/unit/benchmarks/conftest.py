@@ -5,5 +5,5 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-for folder in ("quality", "strategy"):
+for folder in ("", "quality", "strategy"):
     sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / folder))

@@ -40,6 +40,7 @@ def manifest(**changes: Any) -> Manifest:
         "tower_config": {"dimension": 64},
         "files": dict.fromkeys(names, ENTRY),
         "shards": shards,
+        "indexes": {shards[0]: {"kind": "ivf", "recall": 0.98, "search_us": 250.0}},
         "delta": "delta",
         "co_visits": CO_VISITS,
         "co_visits_delta": CO_VISITS_DELTA,
@@ -54,6 +55,13 @@ def test_a_manifest_comes_back_as_it_was_written() -> None:
     written = manifest()
     assert Manifest.from_json(written.to_json(), "m") == written
     assert written.total_bytes == 7 * len(written.files)
+
+
+def test_a_manifest_from_before_indexes_were_measured_is_read() -> None:
+    """It says nothing of them."""
+    content = json.loads(manifest().to_json())
+    del content["indexes"]
+    assert Manifest.from_json(json.dumps(content).encode(), "m").indexes == {}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pytest
 import safetensors.numpy
 
 from headwater_core.errors import ArtifactError
+from headwater_core.indexes import IndexKind
 from headwater_core.item_files import map_tensors, pack_ids, unpack_ids, write_tensors
-from headwater_core.shards import Delta, IndexKind, Retriever, Shard, VectorTable
+from headwater_core.retrieval import Retriever
+from headwater_core.shards import Delta, Shard, VectorTable
 
 DIMENSION = 4
 
@@ -88,13 +90,14 @@ def test_an_empty_generation_finds_nothing() -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    """Queries of another length and masks of another size are errors of the caller."""
+    """Queries of another length and excluded rows that do not exist are errors of the caller."""
     shards, delta = [Shard.build(["a"], vectors(1))], Delta.empty(DIMENSION)
     retriever = Retriever(shards, delta, VectorTable(shards, delta))
     with pytest.raises(ValueError, match="queries"):
         retriever.search(np.zeros((1, DIMENSION + 1), dtype=np.float32), 1)
-    with pytest.raises(ValueError, match="allowed"):
-        retriever.search(vectors(1), 1, allowed=np.ones(2, dtype=np.bool_))
+    for row in (-1, 1):
+        with pytest.raises(IndexError, match="excluded"):
+            retriever.search(vectors(1), 1, np.array([row]))
     assert retriever.search(vectors(1), 0).rows.tolist() == []
 
 

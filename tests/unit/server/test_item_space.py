@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headwater_core.co_visits import Bonuses
-from headwater_core.shards import Delta, IndexKind, Retriever, Shard, Vectors, VectorTable
+from headwater_core.indexes import IndexKind
+from headwater_core.retrieval import Retriever
+from headwater_core.shards import Delta, Shard, Vectors, VectorTable
 from headwater_core.strategies import CO_VISIT, FRESH, TOWER
 from headwater_server.item_space import ItemSpace
 
@@ -130,6 +132,42 @@ def test_similar_items_are_ranked_by_cosine(space: ItemSpace) -> None:
     assert newer.similar("c", 10, everything) == []
 
 
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k=st.sampled_from([1, 20, 500]),
+    passing_share=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+)
+def test_the_most_similar_that_pass_are_found(large_space: ItemSpace, seed: int, k: int, passing_share: float) -> None:
+    """What comparing every living item and sorting finds, dead rows and the item itself left out."""
+    rng = np.random.default_rng(seed)
+    ids = [
+        *(f"item-{row}" for row in range(6_000) if row not in range(1, 60, 2)),
+        *(f"fresh-{row}" for row in range(30)),
+    ]
+    rows = np.array([large_space.row(item_id) for item_id in ids], np.int64)
+    directions = large_space.vectors(rows)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    anchor = int(rng.integers(len(ids)))
+    cosines = directions @ directions[anchor]
+    passing = rng.random(len(ids)) < passing_share
+    allowed = {item_id for item_id, passes in zip(ids, passing, strict=True) if passes}
+    passing[anchor] = False
+
+    items = large_space.similar(ids[anchor], k, allowed.__contains__)
+
+    np.testing.assert_allclose([item.score for item in items], np.sort(cosines[passing])[::-1][:k], atol=1e-5)
+    assert {item.item_id for item in items} <= allowed - {ids[anchor]}
+    assert len({item.item_id for item in items}) == len(items)
+
+
+def test_equally_similar_items_are_in_the_order_of_their_rows() -> None:
+    """However many they are."""
+    rows = np.tile(np.array([[1.0, 2.0, 0.0, 0.0]], np.float32), (300, 1))
+    items = flat_space(rows, rows[:5]).similar("item-7", 299, everything)
+    assert [item.item_id for item in items] == [f"item-{row}" for row in range(300) if row != 7]
+
+
 def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: ItemSpace) -> None:
     """It fits among the best by cosine; one that points elsewhere or is refused does not, and nobody fits nobody."""
     newer = space.with_fresh(["near", "far"], vectors((0.001,), (0.0, 9.0)))
@@ -140,13 +178,16 @@ def test_a_new_item_fits_by_its_direction_however_short_its_vector_is(space: Ite
     assert newer.fitting_new(space.no_interests(), 9, 0.5, everything) == []
 
 
-def test_many_refused_items_do_not_shorten_the_answer() -> None:
+@pytest.mark.parametrize("kind", list(IndexKind))
+def test_many_refused_items_do_not_shorten_the_answer(kind: IndexKind) -> None:
     """The search goes deeper until enough pass, over more rows than are scored exactly."""
     count = 6_000
     ids = [f"item-{number}" for number in range(count)]
     rows = np.zeros((count, D), dtype=np.float32)
     rows[:, 0] = np.linspace(1.0, 2.0, count)
-    shard = Shard.build(ids, rows, IndexKind.SQ8)
+    shard = Shard.build(ids, rows, kind)
+    if kind is IndexKind.IVF:
+        shard.index.nprobe = 1
     table = VectorTable([shard], Delta.empty(D))
     space = ItemSpace(table, Retriever([shard], Delta.empty(D), table))
     low = {f"item-{number}" for number in range(100)}

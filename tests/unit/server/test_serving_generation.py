@@ -14,8 +14,9 @@ from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.co_visits import HISTORY_EVENTS, Blend
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
+from headwater_core.indexes import IndexKind
 from headwater_core.manifest import CO_VISITS, ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
-from headwater_core.shards import IndexKind, Shard
+from headwater_core.shards import Shard
 from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, save_state
 from headwater_server.serving_generation import ServingGeneration
 

@@ -11,7 +11,7 @@ import torch
 from headwater_core import item_features
 from headwater_core.errors import ArtifactError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, HistoryEvent
-from headwater_core.histories import fit_vocabulary
+from headwater_core.histories import collate, fit_vocabulary
 from headwater_core.towers import TowerConfig, save_state
 from headwater_updater.examples import Example
 from headwater_updater.full_training import Progress
@@ -254,6 +254,18 @@ def test_scoring_predicts_from_before_the_timestamp_block() -> None:
     assert in_time.rank == 1
     assert in_basket.rank > 1
     assert learner.state() == before
+
+
+def test_interests_are_those_from_before_what_is_new() -> None:
+    """As the user tower reads the history; who has none yet asks for nothing."""
+    events = clicks([1, 2, 3])
+    learner = learner_for([events])
+    interests = learner.interests([Example(events, 1), Example(events[:1], 1)])
+    tensors = collate([learner.tokens(events[:2])], learner.config.tower)
+    with torch.inference_mode():
+        expected = learner.user_tower(tensors, learner.table()[tensors.item_rows])[0]  # (K, d)
+    np.testing.assert_allclose(interests, expected.numpy(), rtol=1e-5)
+    assert learner.interests([]).shape == (0, learner.config.tower.dimension)
 
 
 def test_scoring_says_what_is_new() -> None:

@@ -17,6 +17,8 @@ from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CO_VISITS, CO_VISITS_DELTA, Manifest
 from headwater_core.registry import STABLE, GenerationRegistry
 from headwater_core.towers import ItemTower, JointHeads, TowerConfig, UserTower
+from headwater_updater import index_choice
+from headwater_updater.examples import Example
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership
 from headwater_updater.publisher import Draft, Published, Publisher
@@ -43,6 +45,9 @@ class FakeLearner:
     def item_vectors(self, rows: np.ndarray) -> np.ndarray:
         return np.ones((len(rows), CONFIG.dimension), np.float32)
 
+    def interests(self, examples: Sequence[Example]) -> np.ndarray:
+        return np.ones((len(examples), CONFIG.dimension), np.float32)
+
     def state(self) -> bytes:
         return b"checkpoint"
 
@@ -66,6 +71,7 @@ class World:
         self.publisher = Publisher(self.store, registry, fold_share=0.5)
         self.learner = FakeLearner(N_ITEMS)
         self.published: Published | None = None
+        self.labelled = 0
 
     def publish(self, moved: Collection[str] = (), items: Collection[str] | None = None) -> Manifest:
         draft = Draft(
@@ -79,9 +85,10 @@ class World:
             metrics={},
             training_state={},
         )
-        expected = 0 if self.published is None else self.published.manifest.number
+        expected = self.labelled
         lease = self.leadership.lease
         self.published = self.publisher.publish(draft, self.published, label=STABLE, expected=expected, lease=lease)
+        self.labelled = self.published.manifest.number
         return self.published.manifest
 
     def resume(self) -> None:
@@ -177,6 +184,21 @@ def test_a_delta_that_has_grown_is_folded_into_a_new_base(world: World) -> None:
     world.learner.follows["19"] = {"1": 1.0}
     assert world.publish(moved=["19"]).co_visits_delta == CO_VISITS_DELTA
     assert world.bonuses("19").keys() == {"1"}
+
+
+def test_what_was_measured_of_base_shards_travels_with_them(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also over publications that share them; what was not measured says nothing."""
+    world.learner = FakeLearner(2 * N_ITEMS)
+    monkeypatch.setattr(index_choice, "MEASURED_ABOVE", 2 * N_ITEMS - 1)
+    first, second = world.publish(), world.publish(moved=["3"])
+    assert (first.full, second.full) == (True, False)
+    assert first.indexes == second.indexes
+    assert first.indexes.keys() == set(first.shards)
+    assert first.metrics["index_recall_at_100"] == second.metrics["index_recall_at_100"] == 1.0
+    monkeypatch.setattr(index_choice, "MEASURED_ABOVE", 2 * N_ITEMS)
+    world.published = None
+    third = world.publish()
+    assert (third.indexes, "index_recall_at_100" in third.metrics) == ({}, False)
 
 
 def test_a_generation_from_before_co_visits_is_gone_on_from(world: World) -> None:

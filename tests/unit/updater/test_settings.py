@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from headwater_core.indexes import IndexKind
 from headwater_core.settings import CoreSettings
-from headwater_core.shards import IndexKind
 from headwater_updater.settings import UpdaterSettings
 
 
