@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from headwater_core.retrieval import Retriever
 from headwater_core.shards import Delta, Shard, VectorTable
 from headwater_core.trends import NO_TREND, load_trend
 
+Shards = MutableMapping[tuple[str, str, int], Shard]
+"""Loaded shards by the hashes of their two files and the vectors' length."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedGeneration:
@@ -22,7 +26,7 @@ class LoadedGeneration:
 
     manifest: Manifest
     files: dict[str, Path]
-    """Verified local paths of the files that serving needs."""
+    """Verified local paths of the files that serving needs, those of the shards left out."""
     shards: tuple[Shard, ...]
     delta: Delta
     table: VectorTable
@@ -54,17 +58,21 @@ class LoadedGeneration:
         return self.files[JOINT_HEADS]
 
     @classmethod
-    def load(cls, store: ArtifactStore, number: int) -> LoadedGeneration:
+    def load(cls, store: ArtifactStore, number: int, known: Shards | None = None) -> LoadedGeneration:
         """Load a generation; nothing of it is used before its hash is verified.
+
+        Args:
+            store: where its files are.
+            number: which one.
+            known: shards of other generations: those that this one shares are not read again, and its own join them.
 
         Raises:
             ArtifactError: when a file is missing or damaged, or the parts do not fit together.
         """
         manifest = store.read_manifest(number)
-        files = {name: store.open_blob(manifest.files[name]) for name in manifest.served_files}
-        shards = tuple(
-            Shard.load(files[index_file(name)], files[items_file(name)], manifest.dimension) for name in manifest.shards
-        )
+        shards = _shards(store, manifest, {} if known is None else known)
+        of_shards = {file(name) for name in manifest.shards for file in (index_file, items_file)}
+        files = {name: store.open_blob(manifest.files[name]) for name in manifest.served_files if name not in of_shards}
         if manifest.delta is None:
             delta = Delta.empty(manifest.dimension)
         else:
@@ -78,6 +86,20 @@ class LoadedGeneration:
         return cls(
             manifest, files, shards, delta, table, retriever, co_visits, trend, _blend(manifest), _ranker(manifest)
         )
+
+
+def _shards(store: ArtifactStore, manifest: Manifest, known: Shards) -> tuple[Shard, ...]:
+    found: list[Shard] = []
+    for name in manifest.shards:
+        index, items = manifest.files[index_file(name)], manifest.files[items_file(name)]
+        key = index.sha256, items.sha256, manifest.dimension
+        shard = known.get(key)
+        if shard is None:
+            shard = Shard.load(store.open_blob(index), store.open_blob(items), manifest.dimension)
+            shard.row_of  # noqa: B018 - worked out, and checked, while nobody waits for it
+            known[key] = shard
+        found.append(shard)
+    return tuple(found)
 
 
 def _co_visits(manifest: Manifest, files: dict[str, Path], table: VectorTable) -> CoVisits:

@@ -6,7 +6,8 @@ supersedes or deletes is dead: masked in FAISS and in the table alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, KeysView, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +29,27 @@ _SHARD_LAYOUT: Layout = {"item_ids": ("U8", 1), "offsets": ("I64", 1), "vectors"
 _DELTA_LAYOUT: Layout = {**_SHARD_LAYOUT, "tombstone_ids": ("U8", 1), "tombstone_offsets": ("I64", 1)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Shard:
-    """One FAISS part of a generation's base, with its items' ids and exact vectors."""
+    """One FAISS part of a generation's base, with its items' ids and exact vectors; many generations may share it."""
 
     index: Any
     item_ids: tuple[str, ...]
     vectors: Vectors  # (n, d)
+
+    @cached_property
+    def row_of(self) -> Mapping[str, int]:
+        """Each item's row.
+
+        Raises:
+            ArtifactError: when an item has two.
+        """
+        return _row_of(self.item_ids)
+
+    @cached_property
+    def lengths(self) -> Vectors:
+        """(n,), the vectors' lengths; read once, for whoever asks first."""
+        return lengths(self.vectors)
 
     @classmethod
     def build(cls, item_ids: Sequence[str], vectors: Vectors, kind: IndexKind = IndexKind.SQ8) -> Shard:
@@ -64,13 +79,18 @@ class Shard:
         return cls(read_index(index_path, len(item_ids), dimension), item_ids, vectors)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Delta:
     """What changed since the base was built: superseding or new vectors, and items that are gone."""
 
     item_ids: tuple[str, ...]
     vectors: Vectors  # (n, d)
     tombstones: frozenset[str] = frozenset()
+
+    @cached_property
+    def lengths(self) -> Vectors:
+        """(n,), the vectors' lengths; read once, for whoever asks first."""
+        return lengths(self.vectors)
 
     @classmethod
     def empty(cls, dimension: int) -> Delta:
@@ -130,6 +150,14 @@ def _checked_items(tensors: dict[str, npt.NDArray[Any]], path: Path, dimension: 
     return item_ids, vectors
 
 
+def _row_of(item_ids: Sequence[str], first: int = 0) -> dict[str, int]:
+    row_of = {item_id: row for row, item_id in enumerate(item_ids, start=first)}
+    if len(row_of) < len(item_ids):
+        twice = next(item_id for row, item_id in enumerate(item_ids, start=first) if row_of[item_id] != row)
+        raise ArtifactError("map", "item vectors", f"item {twice!r} has two rows")
+    return row_of
+
+
 def lengths(vectors: Vectors) -> Vectors:
     """(n,), of vectors (n, d), which are not copied."""
     found: Vectors = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
@@ -144,7 +172,7 @@ def cosines(vectors: Vectors, lengths: Vectors, vector: Vectors) -> Vectors:
 
 
 class VectorTable:
-    """A generation's exact vectors by row and by item."""
+    """A generation's exact vectors by row and by item. To make one takes as long as its delta is, not its base."""
 
     def __init__(self, shards: Sequence[Shard], delta: Delta) -> None:
         """Lay the shards' rows and the delta's rows one after another.
@@ -152,69 +180,82 @@ class VectorTable:
         Raises:
             ArtifactError: when an item has two living rows.
         """
-        parts = [(shard.item_ids, shard.vectors) for shard in shards] + [(delta.item_ids, delta.vectors)]
-        self._ids: tuple[str, ...] = tuple(item_id for ids, _ in parts for item_id in ids)
-        self.rows = len(self._ids)
+        self._shards, self._delta = tuple(shards), delta
+        sizes = [*(len(shard.item_ids) for shard in shards), len(delta.item_ids)]
+        self._starts = np.cumsum([0, *sizes])  # (parts + 1,)
+        self.rows = int(self._starts[-1])
         """How many rows there are, dead ones included."""
-        self._starts = np.cumsum([0, *(len(ids) for ids, _ in parts)])  # (parts + 1,)
-        self._vectors = [vectors for _, vectors in parts]
-        self._dimension: int = delta.vectors.shape[1]
         self.base_rows = int(self._starts[-2])
-        dead = delta.tombstones.union(delta.item_ids)
-        alive = np.ones(len(self._ids), dtype=np.bool_)
-        self._row_of: dict[str, int] = {}
-        for row, item_id in enumerate(self._ids):
-            if row < self.base_rows and item_id in dead:
-                alive[row] = False
-            elif item_id in self._row_of:
-                raise ArtifactError("map", "item vectors", f"item {item_id!r} has two rows")
-            else:
-                self._row_of[item_id] = row
+        self._vectors = [*(shard.vectors for shard in shards), delta.vectors]
+        self._dimension: int = delta.vectors.shape[1]
+        for number, shard in enumerate(shards):
+            for other in self._shards[:number]:
+                if not shard.row_of.keys().isdisjoint(other.row_of):
+                    twice = min(shard.row_of.keys() & other.row_of.keys())
+                    raise ArtifactError("map", "item vectors", f"item {twice!r} has two rows")
+        starts: list[int] = self._starts.tolist()
+        self._base = [(shard.row_of, start) for shard, start in zip(shards, starts, strict=False)]
+        self._delta_row = _row_of(delta.item_ids, self.base_rows)
+        dead = [row for item_id in delta.tombstones.union(delta.item_ids) if (row := self._base_row(item_id)) >= 0]
+        alive = np.ones(self.rows, dtype=np.bool_)
+        alive[dead] = False
         alive.setflags(write=False)
         self.alive: Mask = alive
         """(rows,): False for base rows that the delta supersedes or deletes."""
+        self.item_count = self.rows - len(dead)
+        """How many items have a living row."""
 
     @property
     def added_rows(self) -> Rows:
         """The delta's rows of items that the base does not have, in the delta's order."""
-        base = {self._ids[row] for row in np.flatnonzero(~self.alive[: self.base_rows]).tolist()}
-        return np.array([row for row in range(self.base_rows, self.rows) if self._ids[row] not in base], np.int64)
-
-    @property
-    def item_count(self) -> int:
-        """How many items have a living row."""
-        return len(self._row_of)
+        return np.array([row for item_id, row in self._delta_row.items() if self._base_row(item_id) < 0], np.int64)
 
     @property
     def dimension(self) -> int:
         """The vectors' length."""
         return self._dimension
 
+    def __contains__(self, item_id: str) -> bool:
+        """Whether an item has a living row."""
+        return self.row(item_id) is not None
+
     def row(self, item_id: str) -> int | None:
         """The living row of an item; None when the generation does not know it."""
-        return self._row_of.get(item_id)
+        row = self._delta_row.get(item_id)
+        if row is not None:
+            return row
+        row = self._base_row(item_id)
+        return None if row < 0 or item_id in self._delta.tombstones else row
 
     def rows_of(self, item_ids: Iterable[str]) -> list[int]:
         """The living rows of those of the items that the generation knows, in their order."""
-        return [row for row in map(self._row_of.get, item_ids) if row is not None]
+        return [row for row in map(self.row, item_ids) if row is not None]
 
     def item_id(self, row: int) -> str:
         """Whose vector a row holds."""
-        return self._ids[row]
+        if row >= self.base_rows:
+            return self._delta.item_ids[row - self.base_rows]
+        number = 0 if len(self._shards) == 1 else int(np.searchsorted(self._starts, row, side="right")) - 1
+        shard, (_, start) = self._shards[number], self._base[number]
+        return shard.item_ids[row - start]
 
-    def item_ids(self) -> KeysView[str]:
-        """The items that have a living row."""
-        return self._row_of.keys()
+    def item_ids(self) -> Iterator[str]:
+        """The items that have a living row, in the order of their rows."""
+        parts = (*(shard.item_ids for shard in self._shards), self._delta.item_ids)
+        return itertools.compress(itertools.chain(*parts), self.alive.tolist())
 
-    @cached_property
-    def _lengths(self) -> Vectors:
-        """(rows,), the vectors' lengths; read once, for whoever asks first."""
-        return np.concatenate([lengths(part) for part in self._vectors])
+    def _base_row(self, item_id: str) -> int:
+        """The item's row in the base, dead or alive; -1 when the base does not have it."""
+        for row_of, start in self._base:
+            row = row_of.get(item_id)
+            if row is not None:
+                return start + row
+        return -1
 
     def cosines(self, vector: Vectors) -> Vectors:
         """(rows,), how near each row lies to a vector (d,) by direction; minus infinity for rows that are not alive."""
-        parts = np.split(self._lengths, self._starts[1:-1])
-        found = np.concatenate([cosines(*part, vector) for part in zip(self._vectors, parts, strict=True)])
+        parts = [cosines(shard.vectors, shard.lengths, vector) for shard in self._shards]
+        found = np.concatenate([*parts, cosines(self._delta.vectors, self._delta.lengths, vector)])
         found[~self.alive] = -np.inf
         return found
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -22,6 +23,7 @@ from headwater_core.events import Subject
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import TextFeatures
 from headwater_core.registry import CANARY, STABLE, GenerationRegistry
+from headwater_core.shards import Shard
 from headwater_server.errors import NotReadyError, shown
 from headwater_server.metrics import ServerMetrics
 from headwater_server.serving_generation import ServingGeneration
@@ -84,6 +86,8 @@ class Generations:
         self._labels: dict[str, int] = {}
         self._loaded: dict[int, ServingGeneration] = {}
         self._loading: int | None = None
+        self._shards: WeakValueDictionary[tuple[str, str, int], Shard] = WeakValueDictionary()
+        """Of all that is loaded: most generations share their base with the one before."""
         self._cached: set[int] = set()
         """The generations whose files were kept when the store's local copies were last trimmed."""
         self._previous: dict[str, int] = {}
@@ -232,7 +236,7 @@ class Generations:
 
     def _load_files(self, number: int) -> ServingGeneration:
         try:
-            return ServingGeneration(LoadedGeneration.load(self._store, number), self._text_features)
+            return ServingGeneration(LoadedGeneration.load(self._store, number, self._shards), self._text_features)
         except (ValueError, MemoryError, OSError, RuntimeError) as error:
             raise ArtifactError("load", f"generation {number}", f"{type(error).__name__}: {error}") from error
 

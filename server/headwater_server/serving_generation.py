@@ -67,7 +67,7 @@ class ServingGeneration:
         load_state(self._user_tower, loaded.user_tower)
         load_state(self._item_feature_tower, loaded.item_tower)
         load_state(self._joint_heads, loaded.joint_heads)
-        self._known = loaded.table.item_ids()
+        self._known = loaded.table
         self._negative_types = frozenset(self.config.negative_types)
         self._co_visits = loaded.co_visits
         self._blend = loaded.blend

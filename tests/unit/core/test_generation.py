@@ -13,7 +13,7 @@ from headwater_core.artifact_store import ArtifactStore
 from headwater_core.co_visit_files import SuccessorList, SuccessorLists
 from headwater_core.co_visits import Blend
 from headwater_core.errors import ArtifactError
-from headwater_core.generation import LoadedGeneration
+from headwater_core.generation import LoadedGeneration, Shards
 from headwater_core.manifest import (
     CHECKPOINT,
     CO_VISITS,
@@ -127,7 +127,23 @@ def test_what_training_resumes_from_is_not_needed_to_serve(store: ArtifactStore,
     state = (CHECKPOINT, "replay.safetensors", "session.json")
     for name in state:
         store.open_blob(manifest.files[name]).unlink()
-    assert LoadedGeneration.load(store, 1).files.keys() == manifest.files.keys() - set(state)
+    shard = {index_file("shards/0000"), items_file("shards/0000")}
+    assert LoadedGeneration.load(store, 1).files.keys() == manifest.files.keys() - shard - set(state)
+
+
+def test_a_base_that_is_there_already_is_not_read_again(store: ArtifactStore, tmp_path: Path) -> None:
+    """The next generation of the same base shares its shards; another vectors' length is another shard."""
+    manifest = publish(store, tmp_path)
+    known: Shards = {}
+    first = LoadedGeneration.load(store, 1, known)
+    for name in (index_file("shards/0000"), items_file("shards/0000")):
+        store.open_blob(manifest.files[name]).unlink()
+    again = LoadedGeneration.load(store, 1, known)
+    assert again.shards[0] is first.shards[0]
+    assert list(again.table.item_ids()) == ["a", "b", "new"]
+    assert [again.table.row(item_id) for item_id in ("a", "b", "c", "new", "other")] == [0, 3, None, 4, None]
+    with pytest.raises(ArtifactError):
+        LoadedGeneration.load(store, 1, {})
 
 
 @pytest.mark.parametrize(
