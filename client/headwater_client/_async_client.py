@@ -37,8 +37,6 @@ class AsyncClient(ClientBase):
     Close it, or use it in an `async with`.
     """
 
-    _channel: grpc.aio.Channel | None = None
-
     recommend = _method(recommendations.recommend)
     batch_recommend = _method(recommendations.batch_recommend)
     similar_items = _method(recommendations.similar_items)
@@ -85,8 +83,8 @@ class AsyncClient(ClientBase):
     async def close(self) -> None:
         """Close the connections; calls under way are cancelled. Closing twice is harmless."""
         self._closed = True
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
+        while self._channels:
+            _, channel = self._channels.popitem()
             await channel.close()
 
     async def __aenter__(self) -> Self:
@@ -112,17 +110,18 @@ class AsyncClient(ClientBase):
 
     def _stub(self, call: Call[Any]) -> Any:
         method = call.method
-        if method.path not in self._stubs:
-            self._stubs[method.path] = self._open().unary_unary(
+        number = next(self._turns)
+        if number not in self._channels:
+            self._channels[number] = self._open()
+        key = number, method.path
+        if key not in self._stubs:
+            self._stubs[key] = self._channels[number].unary_unary(
                 method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
             )
-        return self._stubs[method.path]
+        return self._stubs[key]
 
     def _open(self) -> grpc.aio.Channel:
         # at the first call, not in __init__: a channel belongs to the loop that is running when it is made
-        if self._channel is None:
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
-            else:
-                self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
-        return self._channel
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(self._target, options=self._options)
+        return grpc.aio.secure_channel(self._target, self._credentials, options=self._options)

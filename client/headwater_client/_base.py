@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
@@ -30,6 +31,7 @@ class ClientBase:
         keep_alive: KeepAliveConfig | None = None,
         timeout_s: float | None = None,
         read_your_writes: bool = False,
+        connections: int = 1,
     ) -> None:
         """Nothing is connected yet: the first call does that.
 
@@ -44,20 +46,29 @@ class ClientBase:
             timeout_s: the deadline of calls that name none. Default: each method's own.
             read_your_writes: True: the client remembers the last consistency token of up to 10,000 users it wrote
                 events of, and sends it along when it asks for them. False: it remembers nothing.
+            connections: to each address, used in turn. A server of several workers gives each connection to one of
+                them by chance: with two or three connections a worker, nearly all of them are reached.
 
         Raises:
             ConfigurationError: the settings cannot work.
         """
         if timeout_s is not None and timeout_s <= 0:
             raise ConfigurationError(f"timeout_s is {timeout_s}; must be above 0")
+        if connections < 1:
+            raise ConfigurationError(f"connections is {connections}; must be at least 1")
         self._target = _channel.target(address)
-        self._options = _channel.options(retry or RetryConfig(), keep_alive or KeepAliveConfig(), tls)
+        self._options = _channel.options(
+            retry or RetryConfig(), keep_alive or KeepAliveConfig(), tls, shares_connections=connections == 1
+        )
+        self._turns = itertools.cycle(range(connections))
         self._credentials = _channel.credentials(tls) if tls is not None else None
         self._token = token
         self._tenant = tenant
         self._timeout_s = timeout_s
         self._memory = TokenMemory() if read_your_writes else None
-        self._stubs: dict[str, Any] = {}
+        self._stubs: dict[tuple[int, str], Any] = {}
+        """By connection and method."""
+        self._channels: dict[int, Any] = {}
         self._closed = False
         self._lock = threading.Lock()
 

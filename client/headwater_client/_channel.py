@@ -15,6 +15,7 @@ from headwater_client._config import KeepAliveConfig, RetryConfig, TlsConfig
 from headwater_client.errors import ConfigurationError
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_RECONNECT_MS, _MAX_RECONNECT_MS = 100, 5_000
 
 
 def target(address: str | Sequence[str]) -> str:
@@ -74,19 +75,26 @@ def service_config(retry: RetryConfig) -> str:
     return json.dumps(config)
 
 
-def options(retry: RetryConfig, keep_alive: KeepAliveConfig, tls: TlsConfig | None) -> list[tuple[str, Any]]:
-    """The channel's options."""
+def options(
+    retry: RetryConfig, keep_alive: KeepAliveConfig, tls: TlsConfig | None, *, shares_connections: bool = True
+) -> list[tuple[str, Any]]:
+    """The channel's options. Args: shares_connections: with other channels of this process to the same address."""
     chosen: list[tuple[str, Any]] = [
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         # gRPC retries only what fits its buffer, 256 KiB unless told; a batch of events is larger
         ("grpc.per_rpc_retry_buffer_size", MAX_MESSAGE_BYTES),
+        # gRPC waits a second before it connects again; by then all tries of a call have failed
+        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
         ("grpc.keepalive_time_ms", int(keep_alive.interval_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(keep_alive.timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", int(keep_alive.while_idle)),
         ("grpc.service_config", service_config(retry)),
         ("grpc.service_config_disable_resolution", 1),
     ]
+    if not shares_connections:
+        chosen.append(("grpc.use_local_subchannel_pool", 1))
     if tls is not None and tls.server_name is not None:
         chosen.append(("grpc.ssl_target_name_override", tls.server_name))
     return chosen

@@ -34,8 +34,6 @@ class Client(ClientBase):
     Close it, or use it in a `with`.
     """
 
-    _channel: grpc.Channel | None = None
-
     recommend = _method(recommendations.recommend)
     batch_recommend = _method(recommendations.batch_recommend)
     similar_items = _method(recommendations.similar_items)
@@ -83,8 +81,9 @@ class Client(ClientBase):
         """Close the connections; calls under way are cancelled. Closing twice is harmless."""
         with self._lock:
             self._closed = True
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            channels = list(self._channels.values())
+            self._channels.clear()
+        for channel in channels:
             channel.close()
 
     def __enter__(self) -> Self:
@@ -117,13 +116,15 @@ class Client(ClientBase):
         with self._lock:
             if self._closed:
                 raise ClientClosedError("the client is closed")
-            if self._channel is None:
-                self._channel = self._open()
-            if method.path not in self._stubs:
-                self._stubs[method.path] = self._channel.unary_unary(
+            number = next(self._turns)
+            if number not in self._channels:
+                self._channels[number] = self._open()
+            key = number, method.path
+            if key not in self._stubs:
+                self._stubs[key] = self._channels[number].unary_unary(
                     method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
                 )
-            return self._stubs[method.path]
+            return self._stubs[key]
 
     def _open(self) -> grpc.Channel:
         if self._credentials is None:

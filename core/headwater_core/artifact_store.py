@@ -63,6 +63,11 @@ class ArtifactStore:
         """Whose generations these are."""
         return self._tenant
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self._local
+
     def close(self) -> None:
         """Remove the temporary copies, if any."""
         if self._temporary is not None:

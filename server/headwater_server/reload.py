@@ -20,7 +20,7 @@ import structlog
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.errors import ArtifactError, DatabaseUnavailableError, HeadwaterError
 from headwater_core.events import Subject
-from headwater_core.generation import LoadedGeneration
+from headwater_core.generation import LoadedGeneration, Shards
 from headwater_core.histories import TextFeatures
 from headwater_core.registry import CANARY, STABLE, GenerationRegistry
 from headwater_core.shards import Shard
@@ -59,6 +59,7 @@ class Generations:
         announce: Callable[[], Awaitable[None]],
         prepare: Callable[[ServingGeneration], Awaitable[None]],
         canary_share: float = 0.0,
+        shards: Shards | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -72,6 +73,7 @@ class Generations:
             announce: tells the updater what is loaded and being loaded, so that none of it is deleted meanwhile.
             prepare: makes a loaded generation ready to serve: newer items placed, warmed up.
             canary_share: the share of users whom `canary` answers while there is one.
+            shards: loaded before; whoever gave them keeps them.
         """
         self._store = store
         self._registry = registry
@@ -86,7 +88,7 @@ class Generations:
         self._labels: dict[str, int] = {}
         self._loaded: dict[int, ServingGeneration] = {}
         self._loading: int | None = None
-        self._shards: WeakValueDictionary[tuple[str, str, int], Shard] = WeakValueDictionary()
+        self._shards: WeakValueDictionary[tuple[str, str, int], Shard] = WeakValueDictionary(shards or {})
         """Of all that is loaded: most generations share their base with the one before."""
         self._cached: set[int] = set()
         """The generations whose files were kept when the store's local copies were last trimmed."""

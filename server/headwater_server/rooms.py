@@ -43,6 +43,7 @@ from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
 from headwater_server.experiment_book import ExperimentBook
+from headwater_server.fellows import Fellows
 from headwater_server.fresh import Features, FreshPlacer
 from headwater_server.group_committer import GroupCommitter
 from headwater_server.impression_writer import ImpressionWriter
@@ -82,14 +83,18 @@ log = structlog.get_logger(__name__)
 class Rooms:
     """The parts of one server and the threads they work on."""
 
-    def __init__(self, settings: ServerSettings, now_us: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, now_us: Callable[[], int] | None = None, fellows: Fellows | None = None
+    ) -> None:
         """Join the parts; nothing is read yet.
 
         Args:
             settings: this server's.
             now_us: the clock, microseconds since 1970 UTC; the system's by default.
+            fellows: the other processes that answer on the same port; None: there are none.
         """
         self.settings = settings
+        self._bell = fellows.bell if fellows is not None else None
         self.tenant = settings.tenant
         self.max_ahead_us = int(settings.max_ahead_s * 1_000_000)
         self.now_us = now_us or (lambda: time.time_ns() // 1000)
@@ -113,7 +118,7 @@ class Rooms:
         self._features = FeatureStore(self.database, self.tenant)
         self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir)
 
-        self.view = CatalogueView()
+        self.view = fellows.preloaded.view if fellows is not None else CatalogueView()
         self.popularity = RecentPopularity(settings.popularity_half_life_events, known=self.view.items)
         self.backlog = Backlog()
         self.states = UserStates(
@@ -123,7 +128,7 @@ class Rooms:
             capacity=settings.state_capacity,
         )
         self.impression_writer = ImpressionWriter(
-            ImpressionLog(self.database, self.tenant), self.in_writing, self.metrics
+            ImpressionLog(self.database, self.tenant), self._in_writing, self.metrics
         )
         self.log_tail = LogTail(self.log, self.in_database, self._apply)
         self.committer = GroupCommitter(self.log, self.in_writing, self.log_tail.committed, self.now_us)
@@ -147,6 +152,7 @@ class Rooms:
             announce=self.heartbeat,
             prepare=self._prepare,
             canary_share=settings.canary_share,
+            shards=fellows.preloaded.shards if fellows is not None else {},
         )
         self.experiment_store = DocumentStore(self.database, experiments.KIND, Experiment, self.tenant, check_disjoint)
         self.tallies = Tallies(self.database, self.tenant)
@@ -155,7 +161,7 @@ class Rooms:
         self.attributor = Attributor(
             self.outcomes,
             self.experiments,
-            self.in_writing,
+            self._in_writing,
             self.metrics,
             self.now_us,
             round(settings.attribution_window_s * 1_000_000),
@@ -216,7 +222,17 @@ class Rooms:
         return await self._run(self._reading_threads, call, *arguments)
 
     async def in_writing(self, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a blocking write to the database off the event loop; reads never wait behind it."""
+        """Run a blocking write to the database off the event loop, and tell the fellows; reads never wait behind it."""
+        result = await self._in_writing(call, *arguments)
+        self._tell_fellows()
+        return result
+
+    def _tell_fellows(self) -> None:
+        if self._bell is not None:
+            self._bell.ring()
+
+    async def _in_writing(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """As `in_writing`, of what no other server needs to know at once."""
         return await self._run(self._writing_threads, call, *arguments)
 
     async def in_compute(self, call: Callable[..., Result], *arguments: Any) -> Result:
@@ -234,7 +250,7 @@ class Rooms:
         Raises:
             DatabaseUnavailableError: the database cannot be reached.
         """
-        await self.in_writing(self.database.migrate)
+        await self._in_writing(self.database.migrate)
         await self.refresh_event_types()
         await self.refresh_documents()
         await self.catalogue_tail.catch_up()
@@ -305,7 +321,7 @@ class Rooms:
         held = {generation.number for generation in self.generations.loaded}
         if self.generations.loading is not None:
             held.add(self.generations.loading)
-        await self.in_writing(
+        await self._in_writing(
             self.registry.heartbeat, self.server_id, sorted(held), self.settings.lease_ttl_s, self.now_us()
         )
 
@@ -315,7 +331,7 @@ class Rooms:
         await self.embedder.stop()
         await self.impression_writer.stop()
         try:
-            await self.in_writing(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
+            await self._in_writing(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
         except DatabaseUnavailableError:
             log.warning("lease_not_returned")
         for threads in (
@@ -376,6 +392,7 @@ class Rooms:
         texts = [text for item in items.values() if (text := item.text())]
         if texts:
             await self._run(self._text_thread, self._encode, texts)
+            self._tell_fellows()
         async with self.catalogue_tail.turn:  # a change applied while they are placed must not be undone
             await self._placer.place(item_ids, self.generations.loaded)
         await self.text_keeper.place(item_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from http.server import HTTPServer
 from threading import Thread
@@ -30,6 +31,7 @@ from headwater.v1 import (
     user_service_pb2_grpc,
 )
 from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
+from headwater_server.fellows import Fellows
 from headwater_server.interceptor import CallInterceptor
 from headwater_server.rooms import Rooms
 from headwater_server.services.catalog_service import CatalogService
@@ -45,7 +47,6 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),
     # A client may ask every 10 s whether the connection lives without being sent away.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -80,15 +81,20 @@ def _limits(max_in_flight: int) -> list[tuple[str, int]]:
 class HeadwaterServer:
     """A server in this process: `start` it, `stop` it."""
 
-    def __init__(self, settings: ServerSettings, now_us: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, settings: ServerSettings, now_us: Callable[[], int] | None = None, fellows: Fellows | None = None
+    ) -> None:
         """Join the parts; nothing is opened yet. Args as `Rooms`."""
         self._settings = settings
-        self.rooms = Rooms(settings, now_us)
+        self._fellows = fellows
+        self._rung = asyncio.Event()
+        """One of the fellows wrote something."""
+        self.rooms = Rooms(settings, now_us, fellows)
         self._health = health.aio.HealthServicer()
         interceptor = CallInterceptor(
             self.rooms.metrics, settings.tenant, settings.max_in_flight, settings.retry_after_ms
         )
-        options = [*_OPTIONS, *_limits(settings.max_in_flight)]
+        options = [*_OPTIONS, *_limits(settings.max_in_flight), ("grpc.so_reuseport", int(fellows is not None))]
         self._server = grpc.aio.server(interceptors=[interceptor], options=options)
         event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(self.rooms), self._server)
         catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogService(self.rooms), self._server)
@@ -142,11 +148,15 @@ class HeadwaterServer:
         settings = self._settings
         self._tasks = [
             asyncio.create_task(self.rooms.load_text_encoder(), name="load-text-encoder"),
-            self._every(settings.tail_interval_ms / 1000, self.rooms.follow, "follow"),
+            self._every(settings.tail_interval_ms / 1000, self.rooms.follow, "follow", self._rung),
             self._every(settings.label_interval_ms / 1000, self._reload, "reload"),
-            self._every(settings.attribution_interval_ms / 1000, self.rooms.attributor.step, "attribute"),
             self._every(settings.lease_ttl_s / 3, self.rooms.heartbeat, "heartbeat"),
         ]
+        if self._fellows is None or self._fellows.number == 0:
+            interval_s = settings.attribution_interval_ms / 1000
+            self._tasks.append(self._every(interval_s, self.rooms.attributor.step, "attribute"))
+        if self._fellows is not None:
+            self._fellows.bell.listen(self._rung.set)
         log.info("server_started", port=self.port, metrics_port=self.metrics_port)
 
     async def _open_rooms(self) -> None:
@@ -170,6 +180,8 @@ class HeadwaterServer:
         """
         log.info("server_draining")
         await self._health.enter_graceful_shutdown()
+        if self._fellows is not None:
+            self._fellows.bell.close()
         await self.rooms.generations.close()
         await self._server.stop(self._settings.drain_s if drain_s is None else drain_s)
         for task in self._tasks:
@@ -197,13 +209,15 @@ class HeadwaterServer:
         for name in ("", _RECOMMENDATION):
             await self._health.set(name, status)
 
-    def _every(self, interval_s: float, step: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-        """Run a step again and again; while the database is away, at a slower pace."""
+    def _every(
+        self, interval_s: float, step: Callable[[], Awaitable[None]], name: str, sooner: asyncio.Event | None = None
+    ) -> asyncio.Task[None]:
+        """Run a step again and again; while the database is away, at a slower pace. Args: sooner: when not to wait."""
 
         async def loop() -> None:
             is_away = False
             while True:
-                await asyncio.sleep(interval_s)
+                await _pause(interval_s, sooner)
                 try:
                     await step()
                     if is_away:
@@ -219,3 +233,12 @@ class HeadwaterServer:
                     await asyncio.sleep(_DATABASE_PAUSE_S)
 
         return asyncio.create_task(loop(), name=name)
+
+
+async def _pause(interval_s: float, sooner: asyncio.Event | None) -> None:
+    if sooner is None:
+        await asyncio.sleep(interval_s)
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(sooner.wait(), interval_s)
+    sooner.clear()
