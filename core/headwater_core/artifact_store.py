@@ -28,6 +28,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from headwater_core.errors import ArtifactError
 from headwater_core.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
+from headwater_core.verified_files import VerifiedFiles
 
 DEFAULT_GRACE_S = 600.0
 _CHUNK_BYTES = 1 << 20
@@ -39,18 +40,26 @@ _log = structlog.get_logger(__name__)
 class ArtifactStore:
     """One tenant's generations, in a folder or an object store. Safe for many readers beside one writer."""
 
-    def __init__(self, url: str, tenant: str = "default", cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        tenant: str = "default",
+        cache_dir: Path | None = None,
+        verified: VerifiedFiles | None = None,
+    ) -> None:
         """Open the store at `url`; a local folder is made when the first file is written.
 
         Args:
             url: a local path or an fsspec URL.
             tenant: whose generations.
             cache_dir: where verified copies of a remote store's blobs are kept; None: a temporary folder.
+            verified: what processes that share these files have verified; None: every blob is verified when opened.
         """
         self._fs: Any
         self._fs, root = fsspec.core.url_to_fs(url)
         self._root = f"{root.rstrip('/')}/{tenant}"
         self._tenant = tenant
+        self._verified = verified
         self._local = isinstance(self._fs, LocalFileSystem)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if cache_dir is None and not self._local:
@@ -96,16 +105,26 @@ class ArtifactStore:
         return entry
 
     def open_blob(self, entry: FileEntry) -> Path:
-        """A local path of the blob, its length and sha256 checked now.
+        """A local path of the blob, its length and sha256 checked: now, or before by one with whom that is shared.
 
         Raises:
             ArtifactError: when it is missing or damaged.
         """
+        if self._verified is None:
+            return self._checked(entry)
+        path = self._blob_path(entry) if self._local else self._copy_path(entry)
+        return self._verified.once(entry.sha256, lambda: self._checked(entry), Path(path))
+
+    def _checked(self, entry: FileEntry) -> Path:
         path = self._blob_path(entry)
         if self._local:
             _verify(Path(path), entry)
             return Path(path)
         return self._fetch(path, entry)
+
+    def _copy_path(self, entry: FileEntry) -> Path:
+        assert self._cache_dir is not None
+        return self._cache_dir / entry.sha256
 
     def trim_cache(self, keep: Iterable[FileEntry]) -> int:
         """Forget the local copies of a remote store's blobs that are not in `keep`; how many went.
@@ -308,7 +327,7 @@ class ArtifactStore:
         assert self._cache_dir is not None
         with self._failures("make", str(self._cache_dir)):
             self._cache_dir.mkdir(parents=True, exist_ok=True)
-        copy = self._cache_dir / entry.sha256
+        copy = self._copy_path(entry)
         if copy.exists():
             try:
                 _verify(copy, entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headwater_core.verified_files import VerifiedFiles
 from headwater_server.doorbells import Doorbell
 from headwater_server.preloading import Preloaded
 
@@ -16,3 +17,5 @@ class Fellows:
     """Which worker this is; what one of them does for all, the first does."""
     bell: Doorbell
     preloaded: Preloaded
+    verified: VerifiedFiles
+    """One of them reads each of a generation's files whole, the others map it."""

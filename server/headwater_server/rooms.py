@@ -116,7 +116,8 @@ class Rooms:
         self.strategy_store = DocumentStore(self.database, strategies.KIND, Strategy, self.tenant)
         self.registry = GenerationRegistry(self.database, self.tenant)
         self._features = FeatureStore(self.database, self.tenant)
-        self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir)
+        verified = fellows.verified if fellows is not None else None
+        self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir, verified)
 
         self.view = fellows.preloaded.view if fellows is not None else CatalogueView()
         self.popularity = RecentPopularity(settings.popularity_half_life_events, known=self.view.items)

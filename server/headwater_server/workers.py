@@ -12,13 +12,16 @@ import gc
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import structlog
 
 from headwater_core.errors import ConfigurationError
+from headwater_core.verified_files import VerifiedFiles
 from headwater_server.doorbells import doorbells
 from headwater_server.fellows import Fellows
 from headwater_server.preloading import Preloaded
@@ -62,9 +65,14 @@ class Workers:
         """
         gc.collect()
         gc.freeze()  # a collection would write into every object that the workers are to share
-        with _reserved(self._settings.host, self._settings.port) as held:
+        with (
+            _reserved(self._settings.host, self._settings.port) as held,
+            tempfile.TemporaryDirectory(prefix="headwater-workers-") as folder,
+        ):
             port = held.getsockname()[1]
-            self._settings = self._settings.model_copy(update={"port": port})
+            cache_dir = self._settings.store_cache_dir or Path(folder)
+            self._settings = self._settings.model_copy(update={"port": port, "store_cache_dir": cache_dir})
+            self._verified = VerifiedFiles(Path(folder))
             for signal_number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signal_number, self._end)
             for number in range(self._settings.workers):
@@ -116,7 +124,8 @@ class Workers:
         settings = self._settings.model_copy(update={"metrics_port": port})
         status = GIVE_UP
         try:
-            status = self._work(settings, Fellows(number, self._bells[number], self._preloaded), self._life)
+            fellows = Fellows(number, self._bells[number], self._preloaded, self._verified)
+            status = self._work(settings, fellows, self._life)
         except BaseException:
             log.exception("worker_failed", worker=number)
             status = GIVE_UP + 1

@@ -1,0 +1,45 @@
+"""Which files some process of this machine has verified: no other needs to read all of them to hash them again."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+
+class VerifiedFiles:
+    """Notes in a folder that the processes of one server have to themselves.
+
+    A note tells which file it was (inode, size, time of the last change), so one that was put in its place is verified
+    anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Args: folder: exists, and nobody else may write to it."""
+        self._folder = folder
+
+    def once(self, name: str, verified: Callable[[], Path], unread: Path) -> Path:
+        """The file, verified by this process or by another; while one does it, the others wait.
+
+        Args:
+            name: the file's, among all.
+            verified: gets and verifies it, and raises where it cannot.
+            unread: where it is if it was verified before.
+        """
+        with Path(self._folder, f"{name}.verified").open("a+") as note:
+            fcntl.flock(note, fcntl.LOCK_EX)
+            note.seek(0)
+            noted = note.read()
+            if not noted or noted != _identity(unread):
+                unread = verified()
+                note.truncate(0)
+                note.write(_identity(unread))
+        return unread
+
+
+def _identity(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
