@@ -154,7 +154,7 @@ class _Bench:
             "echo_calls_per_s": echo["calls_per_s"],
             "to_echo": found["calls_per_s"] / echo["calls_per_s"],
             "cpu_to_echo": found["cpu_ms"] / echo["cpu_ms"],
-            "memory_mib": _memory_mib(self._server_pid),
+            "memory_mib": memory_mib(self._server_pid),
         }
 
     def _figures(
@@ -177,7 +177,7 @@ class _Bench:
         }
 
 
-def _recommend(**fields: Any) -> Call:
+def recommend(**fields: Any) -> Call:
     return _call("Recommend", pb.RecommendRequest(page_size=10, **fields))
 
 
@@ -186,17 +186,17 @@ def _call(method: str, request: Message, service: str = _RECOMMENDATION) -> Call
 
 
 def _echo(number: int) -> Iterator[Call]:
-    return itertools.repeat(_recommend(user_id=f"load-{number}"))
+    return itertools.repeat(recommend(user_id=f"load-{number}"))
 
 
 def _unchanged(number: int, _: Sequence[str]) -> Iterator[Call]:
-    return itertools.repeat(_recommend(user_id=f"load-{number}"))
+    return itertools.repeat(recommend(user_id=f"load-{number}"))
 
 
 def _one_event_before(number: int, items: Sequence[str]) -> Iterator[Call]:
     for user in _users(number):
         yield _call("WriteEvents", events_pb.WriteEventsRequest(events=[_view(user, items)]), _EVENTS)
-        yield _recommend(user_id=f"load-{user}")
+        yield recommend(user_id=f"load-{user}")
 
 
 def _users(number: int) -> Iterator[int]:
@@ -206,11 +206,11 @@ def _users(number: int) -> Iterator[int]:
 
 def _stranger(number: int, _: Sequence[str]) -> Iterator[Call]:
     while True:
-        yield _recommend(user_id=f"stranger-{next(_numbers)}")
+        yield recommend(user_id=f"stranger-{next(_numbers)}")
 
 
 def _filtered(number: int, _: Sequence[str]) -> Iterator[Call]:
-    return itertools.repeat(_recommend(user_id=f"load-{number}", filter=pb.ItemFilter(categories=[_RARE])))
+    return itertools.repeat(recommend(user_id=f"load-{number}", filter=pb.ItemFilter(categories=[_RARE])))
 
 
 def _batch(number: int, _: Sequence[str]) -> Iterator[Call]:
@@ -306,7 +306,7 @@ def process_cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def _memory_mib(pid: int) -> float:
+def memory_mib(pid: int) -> float:
     """The proportional set: what is shared counts by the number of those who share it."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
