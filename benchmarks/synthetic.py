@@ -3,13 +3,13 @@
 `python benchmarks/synthetic.py --from F --to G --items 1000000` copies the installation in F (MovieLens, as
 `serving.py` makes it) and publishes a generation whose base holds the real items and as many more as are asked for,
 drawn around them (`retrieval.synthetic_vectors`), the index chosen as a publication would choose it. Towers, co-visits,
-users and events stay the real ones. The new items have a title, two categories of the real items and one attribute.
+users and events stay the real ones. The new items have one of a thousand texts (a title and two categories of the real
+items), whose features are stored, and an attribute.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 import shutil
 import sys
 import tempfile
@@ -24,9 +24,11 @@ from retrieval import real_interests, real_vectors, synthetic_vectors
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Catalogue, Item
 from headwater_core.database import Database
+from headwater_core.features import FeatureStore
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import FileEntry, index_file, items_file
 from headwater_core.registry import STABLE, GenerationRecord, GenerationRegistry
+from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_updater.index_choice import choose
 
 RECALL = 0.98
@@ -55,7 +57,8 @@ def grow(source: Path, folder: Path, n_items: int) -> None:
     number = registry.labels()[STABLE]
     loaded = LoadedGeneration.load(store, number)
     began_s = time.perf_counter()
-    new = _written(Catalogue(database), n_items - loaded.table.item_count)
+    encoder = CachedTextEncoder(TextEncoder(), FeatureStore(database))
+    new = _written(Catalogue(database), encoder, n_items - loaded.table.item_count)
     _say(f"{len(new)} items written in {time.perf_counter() - began_s:.0f} s")
     real = real_vectors(loaded)
     vectors = np.concatenate([real, synthetic_vectors(real, len(new), seed=1)])
@@ -90,22 +93,22 @@ def grow(source: Path, folder: Path, n_items: int) -> None:
     database.close()
 
 
-def _written(catalogue: Catalogue, count: int) -> Sequence[str]:
+def _written(catalogue: Catalogue, encoder: CachedTextEncoder, count: int) -> Sequence[str]:
     """Write so many items; their ids."""
-    chance = random.Random(0)
     categories = sorted({category for each in catalogue.list("", _AT_ONCE) for category in each.categories})
     item_ids = [f"synthetic-{number}" for number in range(count)]
     for start in range(0, count, _AT_ONCE):
         items = [
             Item(
                 item_id,
-                f"Synthetic item {item_id[-3:]}",
-                categories=tuple(chance.sample(categories, 2)),
-                attributes={"shelf": str(chance.randrange(100))},
+                f"Synthetic item {number}",
+                categories=(categories[number % len(categories)], categories[number // 2 % len(categories)]),
+                attributes={"shelf": str(number % 100)},
             )
-            for item_id in item_ids[start : start + _AT_ONCE]
+            for number, item_id in enumerate(item_ids[start : start + _AT_ONCE])
         ]
         catalogue.upsert(items, None, 1_700_000_000_000_000)
+        encoder.features([item.text() for item in items])
     return item_ids
 
 

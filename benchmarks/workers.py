@@ -56,9 +56,7 @@ def main() -> int:
     rows = [_row(arguments, workers, cores) for workers in map(int, arguments.workers.split(","))]
     first = rows[0]
     write: Callable[[str], object] = sys.stdout.write
-    write(
-        "| workers | MiB | to the first | calls/s | CPU ms | to the first | start s | seen by others after, ms | p99 |\n"
-    )
+    write("| workers | MiB | to the first | calls/s | CPU ms | to the first | start s | seen after, ms | p99 |\n")
     write("| ---: " * 9 + "|\n")
     for row in rows:
         write(

@@ -50,6 +50,10 @@ class FreshPlacer:
         """Whether an item waits for its text features and it is time to look again."""
         return bool(self._waiting) and time.monotonic() >= self._retry_at
 
+    def hurry(self) -> None:
+        """Features were stored: it is time to look again."""
+        self._retry_at = 0.0
+
     async def take(self, changes: Iterable[ItemChange], generations: Sequence[ServingGeneration]) -> None:
         """Take in changes of the catalogue."""
         changes = list(changes)
@@ -77,7 +81,7 @@ class FreshPlacer:
     async def fill(self, generation: ServingGeneration) -> None:
         """Place everything that is newer than a generation that is about to serve."""
         revision = generation.manifest.catalogue_revision
-        await self._place(generation, [item for item in self._view.items.values() if item.revision > revision])
+        await self._place(generation, self._view.newer(revision))
 
     async def _place(self, generation: ServingGeneration, items: Iterable[Item]) -> list[str]:
         """Place what can be placed; returns the ids that need nothing more."""

@@ -95,6 +95,7 @@ class Rooms:
         """
         self.settings = settings
         self._bell = fellows.bell if fellows is not None else None
+        self._encoders = list(fellows.preloaded.encoders) if fellows is not None else []
         self.tenant = settings.tenant
         self.max_ahead_us = int(settings.max_ahead_s * 1_000_000)
         self.now_us = now_us or (lambda: time.time_ns() // 1000)
@@ -141,7 +142,12 @@ class Rooms:
         )
         self.query_features = QueryFeatures(self._new_text_encoder)
         self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
-        self.text_keeper = TextKeeper(self.view, self._stored_features, self.in_compute)
+        self.text_keeper = TextKeeper(
+            self.view,
+            self._stored_features,
+            self.in_compute,
+            fellows.preloaded.texts if fellows is not None else None,
+        )
         self.catalogue_tail = CatalogueTail(self.catalogue, self.view, self.in_database, self._catalogue_changed)
         self.generations = Generations(
             self._store,
@@ -283,6 +289,11 @@ class Rooms:
         self.database_is_away = False
         await self.text_keeper.retry()
 
+    def hurry(self) -> None:
+        """A fellow wrote something, perhaps what new items wait for."""
+        self._placer.hurry()
+        self.text_keeper.hurry()
+
     async def _look(self) -> None:
         try:
             async with asyncio.timeout(_LOOK_LIMIT_S):
@@ -421,6 +432,8 @@ class Rooms:
         return CachedTextEncoder(self._new_text_encoder(), self._features)
 
     def _new_text_encoder(self) -> TextEncoder:
+        if self._encoders:
+            return self._encoders.pop()
         return TextEncoder(self.settings.text_encoder_path)
 
     def _encode(self, texts: Sequence[str]) -> None:

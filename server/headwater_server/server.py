@@ -156,8 +156,12 @@ class HeadwaterServer:
             interval_s = settings.attribution_interval_ms / 1000
             self._tasks.append(self._every(interval_s, self.rooms.attributor.step, "attribute"))
         if self._fellows is not None:
-            self._fellows.bell.listen(self._rung.set)
+            self._fellows.bell.listen(self._hear)
         log.info("server_started", port=self.port, metrics_port=self.metrics_port)
+
+    def _hear(self) -> None:
+        self.rooms.hurry()
+        self._rung.set()
 
     async def _open_rooms(self) -> None:
         is_away = False

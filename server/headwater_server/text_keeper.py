@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,18 @@ _RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
 
 
+class PlacedTexts(NamedTuple):
+    """What one keeper has placed."""
+
+    encoder: str
+    """Its id."""
+    revision: int
+    """The catalogue's: later changes are not in it."""
+    space: TextSpace
+    waiting: tuple[str, ...]
+    """Items whose features were not stored."""
+
+
 class TextKeeper:
     """Owns the text space. Its methods are for the event loop; they take turns."""
 
@@ -27,6 +40,7 @@ class TextKeeper:
         view: CatalogueView,
         stored_features: Callable[[str, Sequence[bytes]], Awaitable[Features]],
         run_in_compute: Callable[..., Awaitable[TextSpace]],
+        preloaded: PlacedTexts | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -34,7 +48,9 @@ class TextKeeper:
             view: the catalogue.
             stored_features: a text encoder's id and text hashes → the features of those texts that are stored.
             run_in_compute: runs a blocking computation off the event loop.
+            preloaded: what another keeper of the same catalogue had placed.
         """
+        self._preloaded = preloaded
         self._view = view
         self._stored_features = stored_features
         self._run_in_compute = run_in_compute
@@ -55,7 +71,22 @@ class TextKeeper:
         """
         async with self._turn:
             self._encoder, self._empty = encoder, TextSpace(dimension)
-            await self._fill(self._empty)
+            before, self._preloaded = self._preloaded, None
+            if before is None or before.encoder != encoder or before.revision < self._view.gone_after:
+                await self._fill(self._empty)
+            else:
+                self._waiting = dict.fromkeys(before.waiting)
+                self.space = await self._placed(before.space, self._view.changed_after(before.revision))
+
+    def placed(self) -> PlacedTexts | None:
+        """All that is placed, for a keeper that goes on from here."""
+        if self.space is None:
+            return None
+        return PlacedTexts(self._encoder, self._view.revision, self.space, tuple(self._waiting))
+
+    def hurry(self) -> None:
+        """Features were stored: it is time to look again."""
+        self._pause_s, self._retry_at = _RETRY_S, 0.0
 
     async def take(self, changes: Iterable[ItemChange]) -> None:
         """Take in changes of the catalogue, which the view has already.
@@ -67,7 +98,7 @@ class TextKeeper:
             changed = dict.fromkeys(change.item_id for change in changes)
             if self.space is not None and changed:
                 self._waiting.update(changed)
-                self._pause_s, self._retry_at = _RETRY_S, 0.0
+                self.hurry()
                 self.space = await self._placed(self.space, list(changed))
 
     async def place(self, item_ids: Iterable[str]) -> None:

@@ -63,6 +63,7 @@ class TextSpace:
         vectors = np.concatenate([kept, self._changed.vectors])
         other = TextSpace(vectors.shape[1])
         if len(vectors):
+            faiss.omp_set_num_threads(1)
             other._index = faiss.IndexScalarQuantizer(
                 vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
             )
