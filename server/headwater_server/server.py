@@ -72,8 +72,8 @@ def _limits(max_in_flight: int) -> list[tuple[str, int]]:
     To refuse a call in Python takes a third of what it takes to answer one, so past a certain load only this helps.
     """
     return [
-        ("grpc.server.max_pending_requests", 2 * max_in_flight),
-        ("grpc.server.max_pending_requests_hard_limit", 4 * max_in_flight),
+        ("grpc.server.max_pending_requests", max_in_flight),
+        ("grpc.server.max_pending_requests_hard_limit", max_in_flight + max_in_flight // 2 + 1),
         ("grpc.server_max_unrequested_time_in_server", _PENDING_S),
     ]
 

@@ -18,8 +18,8 @@ class ServerSettings(CoreSettings):
     """The HTTP port of /metrics; 0 takes a free one, none (an empty variable) serves none."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer on the port, a core each; each serves its metrics 10 ports above the one before."""
-    max_in_flight: int = Field(default=256, ge=1)
-    """Calls answered at once; more are refused with RESOURCE_EXHAUSTED and a hint when to try again."""
+    max_in_flight: int = Field(default=64, ge=1)
+    """Calls answered at once by a worker; more are refused with RESOURCE_EXHAUSTED and a hint when to try again."""
     retry_after_ms: int = Field(default=100, ge=1)
     """The hint, when to try again; longer where answers take longer than that."""
     tail_interval_ms: int = Field(default=40, ge=1)
