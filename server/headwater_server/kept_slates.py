@@ -9,7 +9,7 @@ change, an item's end, is checked whenever a kept slate is given out.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headwater_core.events import EventType
 from headwater_core.strategies import BLEND, CO_VISIT, FRESH, REPEAT, TOWER
@@ -47,6 +47,8 @@ class KeptSlate(NamedTuple):
     basis: Basis
     candidates: Sequence[Candidate]
     has_more: bool
+    written: list[Any]
+    """The message that whoever answers made of it, once there is one: to be made once."""
 
 
 def may_keep(sources: Collection[str], left_out: Collection[str]) -> bool:

@@ -77,8 +77,10 @@ class Slate:
     """The events that raised each item, where that was asked for."""
     features: Mapping[str, Features] = field(default_factory=dict)
     """What the learned ranker read of each item, (F,), where there is one to be learned."""
+    kept: KeptSlate | None = None
+    """What was given before on the same basis, if it is given again."""
     is_kept: bool = False
-    """Whether it was given before, on the same basis."""
+    """Whether nothing of it was made anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ class Recommender:
             shares=assigned.shares,
             raisers={item_id: events for slate in reversed(made) for item_id, events in slate.raisers.items()},
             features={item_id: read for slate in made for item_id, read in slate.features.items()},
+            kept=None,
             is_kept=all(slate.is_kept for slate in made),
         )
 
@@ -189,7 +192,9 @@ class Recommender:
         notices = self._notices(query)
         basis = self._basis(query, known, generation, named)
         if basis is not None and (again := self._kept(known, basis)) is not None:
-            slate = Slate(generation, named, again.candidates, again.has_more, notices=notices, is_kept=True)
+            slate = Slate(
+                generation, named, again.candidates, again.has_more, notices=notices, kept=again, is_kept=True
+            )
             return slate, replace(query.item_filter, only=strategy.limits)
         with timed(FILTERS):
             item_filter = self._filter(query, known, strategy)
@@ -200,7 +205,7 @@ class Recommender:
             notices.append(_NOTHING_LEARNED)
         missing = [*degraded_parts, *made.left_out]
         if basis is not None and known.state is not None and not made.features and may_keep(made.asked, missing):
-            keep(known.state.slates, KeptSlate(basis, made.candidates, made.has_more))
+            keep(known.state.slates, KeptSlate(basis, made.candidates, made.has_more, []))
         return (
             Slate(
                 generation,

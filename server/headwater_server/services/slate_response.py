@@ -39,6 +39,12 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
         if slate.assignment
         else "",
     )
+    kept = slate.kept
+    # As it was, to the last item, and with nothing beside it that the message would have to hold.
+    is_whole = kept is not None and len(slate.candidates) == len(kept.candidates) and not query.return_items
+    if kept is not None and is_whole and kept.written:
+        response.MergeFrom(kept.written[0])
+        return response
     for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
         result = response.results.add(
             item_id=candidate.item_id, score=candidate.score, rank=rank, sources=candidate.sources
@@ -50,6 +56,8 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
     shown = (*served, *(candidate.item_id for candidate in slate.candidates))
     if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
         response.next_page_token = PageToken(rooms.tenant, manifest.number, slate.strategy.name, shown).seal()
+    if kept is not None and is_whole:
+        kept.written.append(pb.RecommendResponse(results=response.results, next_page_token=response.next_page_token))
     return response
 
 

@@ -47,11 +47,26 @@ async def test_the_same_question_is_answered_alike_and_logged_anew(
 ) -> None:
     """Nothing changed: the same items with the same scores, as a slate of its own."""
     await like(events, "space-00")
-    first, second = await recommendations.Recommend(ASK), await recommendations.Recommend(ASK)
-    assert given_again(server) == 1
-    assert list(second.results) == list(first.results)
-    assert second.next_page_token == first.next_page_token
-    assert second.attribution_token != first.attribution_token
+    first, *others = [await recommendations.Recommend(ASK) for _ in range(4)]
+    assert given_again(server) == 3
+    for other in others:
+        assert list(other.results) == list(first.results)
+        assert other.next_page_token == first.next_page_token
+    assert len({response.attribution_token for response in (first, *others)}) == 4
+
+
+async def test_what_is_asked_for_beside_it_is_there(
+    server: HeadwaterServer, events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """The items themselves come with those answers that ask for them, whoever asked without before."""
+    await like(events, "space-00")
+    with_items = pb.RecommendRequest(user_id="ada", page_size=5, return_items=True)
+    for _ in range(3):
+        plain, full = await recommendations.Recommend(ASK), await recommendations.Recommend(with_items)
+        assert ids(plain) == ids(full)
+        assert not any(result.HasField("item") for result in plain.results)
+        assert [result.item.item_id for result in full.results] == ids(full)
+    assert given_again(server) == 5
 
 
 async def test_an_event_of_the_user_alone_makes_it_another_question(
