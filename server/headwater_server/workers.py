@@ -99,14 +99,17 @@ class Workers:
         )
         log.error("worker_died", worker=number, pid=pid, status=status, lived_s=round(lived_s, 1), next_in_s=pause_s)
         time.sleep(pause_s)
-        if self._ending is None:
-            self._start(number)
+        self._start(number)
         return 0
 
     def _start(self, number: int) -> None:
+        """Start a worker, unless all are to end."""
         self._began_s[number] = time.monotonic()
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # none may arrive in a worker that is half made
+        if self._ending is not None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+            return
         pid = os.fork()
         if not pid:
             for signal_number in signals:
