@@ -101,24 +101,14 @@ class AsyncClient(ClientBase):
         if inspect.isawaitable(token):
             token = await token
         try:
-            response = await self._stub(call)(call.request, timeout=timeout_s, metadata=self._metadata(token))
+            response = await self._next_stub(call, self._open)(
+                call.request, timeout=timeout_s, metadata=self._metadata(token)
+            )
         except grpc.RpcError as error:
             raise from_grpc(error) from error
         result = call.read(response)
         self._after(call, result)
         return result
-
-    def _stub(self, call: Call[Any]) -> Any:
-        method = call.method
-        number = next(self._turns)
-        if number not in self._channels:
-            self._channels[number] = self._open()
-        key = number, method.path
-        if key not in self._stubs:
-            self._stubs[key] = self._channels[number].unary_unary(
-                method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
-            )
-        return self._stubs[key]
 
     def _open(self) -> grpc.aio.Channel:
         # at the first call, not in __init__: a channel belongs to the loop that is running when it is made

@@ -83,6 +83,19 @@ class ClientBase:
                 return timeout_s
         return call.method.timeout_s
 
+    def _next_stub(self, call: Call[Any], open_channel: Callable[[], Any]) -> Any:
+        """What makes the call, on the connection whose turn it is."""
+        method = call.method
+        number = next(self._turns)
+        if number not in self._channels:
+            self._channels[number] = open_channel()
+        key = number, method.path
+        if key not in self._stubs:
+            self._stubs[key] = self._channels[number].unary_unary(
+                method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
+            )
+        return self._stubs[key]
+
     def _after(self, call: Call[Any], result: Any) -> None:
         """Learn what there is to learn from an answered call."""
         if self._memory is not None:

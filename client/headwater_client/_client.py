@@ -112,19 +112,10 @@ class Client(ClientBase):
         return result
 
     def _stub(self, call: Call[Any]) -> Any:
-        method = call.method
         with self._lock:
             if self._closed:
                 raise ClientClosedError("the client is closed")
-            number = next(self._turns)
-            if number not in self._channels:
-                self._channels[number] = self._open()
-            key = number, method.path
-            if key not in self._stubs:
-                self._stubs[key] = self._channels[number].unary_unary(
-                    method.path, request_serializer=method.serialize, response_deserializer=method.deserialize
-                )
-            return self._stubs[key]
+            return self._next_stub(call, self._open)
 
     def _open(self) -> grpc.Channel:
         if self._credentials is None:

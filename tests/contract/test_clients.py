@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from headwater_client import (
     AsyncEventWriter,
     Client,
     ClientClosedError,
+    ConfigurationError,
     DeadlineExceededError,
     EventsRefusedError,
     EventWriter,
@@ -369,6 +371,26 @@ async def test_the_servers_pushback_is_respected(client: Any, server: FakeServer
     server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms=20)
     await client.recommend()
     assert len(server.calls_of("Recommend")) == 3
+
+
+async def test_what_a_busy_server_cancels_is_tried_again(client: Any, server: FakeServer) -> None:
+    """CANCELLED, where nobody here cancelled, is a server that had no time to refuse; in the end it is called so."""
+    server.fail_next(grpc.StatusCode.CANCELLED)
+    await client.recommend()
+    assert len(server.calls_of("Recommend")) == 2
+    server.fail_next(grpc.StatusCode.CANCELLED, times=FAST.max_attempts)
+    with pytest.raises(ResourceExhaustedError):
+        await client.recommend()
+
+
+async def test_several_connections_are_used_in_turn(connect: Callable[..., Any], server: FakeServer) -> None:
+    """Each makes its share of the calls; none at all is refused."""
+    client = connect(connections=3)
+    for _ in range(6):
+        await client.recommend()
+    assert sorted(Counter(call.peer for call in server.calls if call.method == "Recommend").values()) == [2, 2, 2]
+    with pytest.raises(ConfigurationError):
+        connect(connections=0)
 
 
 async def test_a_batch_above_the_default_limits_is_written_and_retried(client: Any, server: FakeServer) -> None:

@@ -51,6 +51,8 @@ class RecordedCall:
     """The request message; for health checks the service's name."""
     metadata: Mapping[str, str | bytes]
     """What was sent beside the request, keys in lower case."""
+    peer: str = ""
+    """The connection by which it came, as gRPC names it."""
 
 
 @dataclass(slots=True)
@@ -195,7 +197,7 @@ class FakeServer:
         def handle(request: Any, context: grpc.ServicerContext) -> Any:
             metadata = {key.lower(): value for key, value in context.invocation_metadata()}
             with self._lock:
-                self.calls.append(RecordedCall(name, request, metadata))
+                self.calls.append(RecordedCall(name, request, metadata, context.peer()))
             self._answering.wait()
             with self._lock:
                 failure = self._next_failure(name)
