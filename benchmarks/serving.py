@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--cases", default="", help="those whose names begin so, separated by commas; all by default")
     parser.add_argument("--callers", default="1,64", help="callers in flight, separated by commas")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
+    parser.add_argument("--settle", type=float, default=10.0, help="seconds between start and load; 100 at 10⁶ items")
     parser.add_argument("--rounds", type=int, default=1, help="how often each is measured; the median by ratio counts")
     parser.add_argument(
         "--paced", type=float, help="a share of the case's own capacity to call at, beside the capacity"
@@ -126,7 +127,7 @@ class _Bench:
             wait_until_serving(client)
             self._items = item_ids()
             client.recommend(user_id="load-0")
-        time.sleep(10.0)  # the text encoder loads, and with it a core is busy
+        time.sleep(arguments.settle)  # the text encoder and the texts' features load, and with it a core is busy
 
     def measure(self, case: Case) -> Iterator[dict[str, Any]]:
         """One row for each number of callers."""
