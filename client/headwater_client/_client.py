@@ -102,6 +102,8 @@ class Client(ClientBase):
         try:
             response = self._stub(call)(call.request, timeout=timeout_s, metadata=self._metadata(token))
         except grpc.RpcError as error:
+            if self._closed and error.code() is grpc.StatusCode.CANCELLED:  # another thread closed the channel
+                raise ClientClosedError("the client is closed") from error
             raise from_grpc(error) from error
         except ValueError as error:
             if self._closed:  # another thread closed the channel just now; gRPC says so with a ValueError

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -460,6 +462,17 @@ async def test_a_closed_client_says_so(connect: Callable[..., Any]) -> None:
     with pytest.raises(ClientClosedError):
         await client.recommend()
     await client.close()
+
+
+def test_a_call_under_way_is_told_that_its_client_was_closed() -> None:
+    """Not that the server was busy: it was another thread of the caller's own that closed the client."""
+    with FakeServer() as server, Client(server.address) as client, ThreadPoolExecutor(1) as threads, server.hold():
+        under_way = threads.submit(client.recommend)
+        while not server.calls:
+            time.sleep(0.001)
+        client.close()
+        with pytest.raises(ClientClosedError):
+            under_way.result(30)
 
 
 async def test_a_writer_batches_and_flushes_on_close(
