@@ -99,15 +99,16 @@ def real_interests(folder: Path, loaded: LoadedGeneration) -> Vectors:
     """The interests (q, d) of the first users in an installation's log."""
     torch.set_num_threads(1)
     log = FeedbackLog(Database(f"sqlite:///{folder / 'headwater.db'}"))
-    generation = ServingGeneration(loaded, _no_texts)
+    generation = ServingGeneration(loaded, no_texts)
     histories = [
         [history_event(logged) for logged in log.history(subject, generation.config.history_length)]
-        for subject in _first_subjects(log)
+        for subject in first_subjects(log)
     ]
     return np.concatenate(generation.embed(histories))
 
 
-def _first_subjects(log: FeedbackLog) -> list[Subject]:
+def first_subjects(log: FeedbackLog) -> list[Subject]:
+    """The first users in a log."""
     found: dict[Subject, None] = {}
     position = 0
     while len(found) < USERS and (events := log.read_after(position, 10_000)):
@@ -116,7 +117,8 @@ def _first_subjects(log: FeedbackLog) -> list[Subject]:
     return list(found)[:USERS]
 
 
-def _no_texts(_: Sequence[str]) -> npt.NDArray[np.float32]:
+def no_texts(_: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Stands in for the text encoder: no history that is read here needs it."""
     raise RuntimeError("searches in histories are read without their texts here")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from retrieval import _first_subjects, _no_texts
+from retrieval import first_subjects, no_texts
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
@@ -45,11 +45,11 @@ def main() -> int:
     database = Database(f"sqlite:///{arguments.folder / 'headwater.db'}")
     number = GenerationRegistry(database).labels()[STABLE]
     generation = ServingGeneration(
-        LoadedGeneration.load(ArtifactStore(str(arguments.folder / "artifacts")), number), _no_texts
+        LoadedGeneration.load(ArtifactStore(str(arguments.folder / "artifacts")), number), no_texts
     )
     log = FeedbackLog(database)
     length = generation.config.history_length
-    histories = [[history_event(each) for each in log.history(subject, length)] for subject in _first_subjects(log)]
+    histories = [[history_event(each) for each in log.history(subject, length)] for subject in first_subjects(log)]
     histories = [history for history in histories if len(history) >= length]  # of one shape: exports are of one shape
     for size in (1, 16):
         batches = [histories[start : start + size] for start in range(0, _ROUNDS * size, size)]
