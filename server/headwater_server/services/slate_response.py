@@ -40,9 +40,9 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
         else "",
     )
     kept = slate.kept
-    # As it was, to the last item, and with nothing beside it that the message would have to hold.
-    is_whole = kept is not None and len(slate.candidates) == len(kept.candidates) and not query.return_items
-    if kept is not None and is_whole and kept.written:
+    if kept is not None and (query.return_items or len(slate.candidates) < len(kept.candidates)):
+        kept = None  # more has to be told than was, or less
+    if kept is not None and kept.written:
         response.MergeFrom(kept.written[0])
         return response
     for rank, candidate in enumerate(slate.candidates, start=len(served) + 1):
@@ -56,7 +56,7 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
     shown = (*served, *(candidate.item_id for candidate in slate.candidates))
     if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
         response.next_page_token = PageToken(rooms.tenant, manifest.number, slate.strategy.name, shown).seal()
-    if kept is not None and is_whole:
+    if kept is not None:
         kept.written.append(pb.RecommendResponse(results=response.results, next_page_token=response.next_page_token))
     return response
 
