@@ -70,7 +70,7 @@ class LoadedGeneration:
             ArtifactError: when a file is missing or damaged, or the parts do not fit together.
         """
         manifest = store.read_manifest(number)
-        shards = _shards(store, manifest, {} if known is None else known)
+        shards = load_shards(store, manifest, {} if known is None else known)
         of_shards = {file(name) for name in manifest.shards for file in (index_file, items_file)}
         files = {name: store.open_blob(manifest.files[name]) for name in manifest.served_files if name not in of_shards}
         if manifest.delta is None:
@@ -88,7 +88,12 @@ class LoadedGeneration:
         )
 
 
-def _shards(store: ArtifactStore, manifest: Manifest, known: Shards) -> tuple[Shard, ...]:
+def load_shards(store: ArtifactStore, manifest: Manifest, known: Shards) -> tuple[Shard, ...]:
+    """A generation's base: what is known of it, and the rest verified, mapped, and known from here on.
+
+    Raises:
+        ArtifactError: when a file is missing or damaged.
+    """
     found: list[Shard] = []
     for name in manifest.shards:
         index, items = manifest.files[index_file(name)], manifest.files[items_file(name)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -21,7 +21,7 @@ from headwater_core.catalogue import Catalogue
 from headwater_core.database import Database
 from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError
 from headwater_core.features import FeatureStore
-from headwater_core.generation import LoadedGeneration, Shards
+from headwater_core.generation import Shards, load_shards
 from headwater_core.registry import STABLE, GenerationRegistry
 from headwater_core.text import TextEncoder
 from headwater_server.catalogue_tail import READ_LIMIT
@@ -37,11 +37,11 @@ log = structlog.get_logger(__name__)
 class Preloaded:
     """Read before the workers began; each goes on from here by itself."""
 
-    view: CatalogueView
-    shards: Shards
-    texts: PlacedTexts | None
-    """By the text encoder of the serving generation."""
-    encoders: list[TextEncoder]
+    view: CatalogueView = field(default_factory=CatalogueView)
+    shards: Shards = field(default_factory=dict)
+    """The base of the serving generation."""
+    texts: PlacedTexts | None = None
+    encoders: Sequence[TextEncoder] = ()
     """Loaded ones, for whoever comes first."""
 
 
@@ -108,7 +108,7 @@ def _shards(settings: ServerSettings, number: int) -> Shards:
     store = ArtifactStore(settings.store_url, settings.tenant, settings.store_cache_dir)
     if store.is_local:  # a remote store's client has threads of its own: there each worker loads for itself
         try:
-            LoadedGeneration.load(store, number, shards)
+            load_shards(store, store.read_manifest(number), shards)
         except (ArtifactError, OSError) as error:  # the workers will meet it too, and say so
             log.warning("generation_not_preloaded", generation=number, reason=str(error))
     store.close()

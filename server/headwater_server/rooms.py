@@ -39,7 +39,6 @@ from headwater_core.text import CachedTextEncoder, TextEncoder
 from headwater_server.attributor import Attributor
 from headwater_server.candidate_features import CandidateFeatures
 from headwater_server.catalogue_tail import CatalogueTail
-from headwater_server.catalogue_view import CatalogueView
 from headwater_server.embedder import UserEmbedder
 from headwater_server.errors import NotReadyError
 from headwater_server.experiment_book import ExperimentBook
@@ -50,6 +49,7 @@ from headwater_server.impression_writer import ImpressionWriter
 from headwater_server.log_tail import Backlog, LogTail
 from headwater_server.metrics import ServerMetrics
 from headwater_server.popularity import RecentPopularity
+from headwater_server.preloading import Preloaded
 from headwater_server.query_features import QueryFeatures
 from headwater_server.recommender import Recommender
 from headwater_server.reload import Generations
@@ -95,7 +95,8 @@ class Rooms:
         """
         self.settings = settings
         self._bell = fellows.bell if fellows is not None else None
-        self._encoders = list(fellows.preloaded.encoders) if fellows is not None else []
+        preloaded = fellows.preloaded if fellows is not None else Preloaded()
+        self._encoders = list(preloaded.encoders)
         self.tenant = settings.tenant
         self.max_ahead_us = int(settings.max_ahead_s * 1_000_000)
         self.now_us = now_us or (lambda: time.time_ns() // 1000)
@@ -120,7 +121,7 @@ class Rooms:
         verified = fellows.verified if fellows is not None else None
         self._store = ArtifactStore(settings.store_url, self.tenant, settings.store_cache_dir, verified)
 
-        self.view = fellows.preloaded.view if fellows is not None else CatalogueView()
+        self.view = preloaded.view
         self.popularity = RecentPopularity(settings.popularity_half_life_events, known=self.view.items)
         self.backlog = Backlog()
         self.states = UserStates(
@@ -142,12 +143,7 @@ class Rooms:
         )
         self.query_features = QueryFeatures(self._new_text_encoder)
         self._placer = FreshPlacer(self.view, self._stored_features, self.in_compute)
-        self.text_keeper = TextKeeper(
-            self.view,
-            self._stored_features,
-            self.in_compute,
-            fellows.preloaded.texts if fellows is not None else None,
-        )
+        self.text_keeper = TextKeeper(self.view, self._stored_features, self.in_compute, preloaded.texts)
         self.catalogue_tail = CatalogueTail(self.catalogue, self.view, self.in_database, self._catalogue_changed)
         self.generations = Generations(
             self._store,
@@ -159,7 +155,7 @@ class Rooms:
             announce=self.heartbeat,
             prepare=self._prepare,
             canary_share=settings.canary_share,
-            shards=fellows.preloaded.shards if fellows is not None else {},
+            shards=preloaded.shards,
         )
         self.experiment_store = DocumentStore(self.database, experiments.KIND, Experiment, self.tenant, check_disjoint)
         self.tallies = Tallies(self.database, self.tenant)

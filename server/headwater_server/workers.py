@@ -53,8 +53,8 @@ class Workers:
         """By process id."""
         self._began_s = [0.0] * settings.workers
         self._pause_s = [_FIRST_PAUSE_S] * settings.workers
-        self._ending: int | None = None
-        """The signal that ends everything, or the status of a worker that cannot work."""
+        self._is_ending = False
+        """Whether a signal came, or a worker found that it cannot work."""
         self._life, self._life_end = os.pipe()
 
     def run(self) -> int:
@@ -88,10 +88,10 @@ class Workers:
     def _ended(self, pid: int, status: int) -> int:
         """One worker has ended: put another in its place, or end them all. What that says about the whole."""
         number = self._number_of.pop(pid, None)
-        if number is None or self._ending is not None:
+        if number is None or self._is_ending:
             return 0
         if status == GIVE_UP:
-            self._end(signal.SIGTERM)
+            self._end()
             return GIVE_UP
         lived_s = time.monotonic() - self._began_s[number]
         pause_s = self._pause_s[number] = (
@@ -107,7 +107,7 @@ class Workers:
         self._began_s[number] = time.monotonic()
         signals = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # none may arrive in a worker that is half made
-        if self._ending is not None:
+        if self._is_ending:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
             return
         pid = os.fork()
@@ -135,8 +135,8 @@ class Workers:
         finally:
             os._exit(status)  # nothing of the parent's must run in a worker's name
 
-    def _end(self, signal_number: int, _frame: object = None) -> None:
-        self._ending = signal_number
+    def _end(self, *_: object) -> None:
+        self._is_ending = True
         for pid in self._number_of:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
