@@ -30,6 +30,7 @@ import grpc
 from google.protobuf.message import Message
 from http2_load import Call, run
 from installations import QUIET, installation_class, wait_until_serving
+from proc import memory_mib, process_cpu_s
 
 from headwater.v1 import event_pb2
 from headwater.v1 import event_service_pb2 as events_pb
@@ -42,7 +43,6 @@ USERS, HISTORY = 2_000, 50
 _SHARE = 64
 """Callers that have users of their own."""
 _ECHO_S = 2.0
-_TICKS = os.sysconf("SC_CLK_TCK")
 _RECOMMENDATION = "/headwater.v1.RecommendationService/"
 _EVENTS = "/headwater.v1.EventService/"
 _RARE = "Film-Noir"
@@ -300,18 +300,6 @@ def address_of(text: str) -> tuple[str, int]:
     """Host and port of `host:port`."""
     host, port = text.rsplit(":", 1)
     return host, int(port)
-
-
-def process_cpu_s(pid: int) -> float:
-    """User and system time of a process with all its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def memory_mib(pid: int) -> float:
-    """The proportional set: what is shared counts by the number of those who share it."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 def _show(rows: Sequence[dict[str, Any]], old: dict[tuple[Any, ...], dict[str, Any]]) -> None:

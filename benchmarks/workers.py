@@ -30,6 +30,7 @@ import numpy as np
 import serving
 from http2_load import run
 from installations import QUIET, installation_class, wait_until_serving
+from proc import children, memory_mib, process_cpu_s
 
 from headwater.v1 import event_pb2
 from headwater.v1 import event_service_pb2 as events_pb
@@ -85,13 +86,13 @@ def _row(arguments: argparse.Namespace, workers: int, cores: list[int]) -> dict[
         callers = [itertools.repeat(serving.recommend(user_id=f"load-{number}")) for number in range(_CALLERS)]
         run([address] * _CONNECTIONS, callers, 2.0)  # users into memory, of every worker
         pids = _tree(installation.processes["server"].pid)
-        cpu_s = sum(map(serving.process_cpu_s, pids))
+        cpu_s = sum(map(process_cpu_s, pids))
         [tally] = run([address] * _CONNECTIONS, callers, arguments.seconds).values()
-        cpu_s = sum(map(serving.process_cpu_s, pids)) - cpu_s
+        cpu_s = sum(map(process_cpu_s, pids)) - cpu_s
         seen_ms = _sightings(installation.address)
         return {
             "workers": workers,
-            "memory_mib": sum(map(serving.memory_mib, pids)),
+            "memory_mib": sum(map(memory_mib, pids)),
             "calls_per_s": len(tally.latencies_s) / arguments.seconds,
             "cpu_ms": 1000 * cpu_s / len(tally.latencies_s),
             "errors": tally.errors,
@@ -103,7 +104,7 @@ def _row(arguments: argparse.Namespace, workers: int, cores: list[int]) -> dict[
 
 def _tree(pid: int) -> list[int]:
     """A process and its children."""
-    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    return [pid, *children(pid)]
 
 
 def _sightings(address: str) -> list[float]:

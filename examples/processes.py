@@ -30,8 +30,8 @@ class Installation:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         """Those running, by name: server, updater."""
-        self.address = ""
-        """The server's, once started."""
+        self.addresses: dict[str, str] = {}
+        """Of the servers, by name, once started; one that is started again keeps its own."""
 
     def __enter__(self) -> Installation:
         return self
@@ -41,11 +41,16 @@ class Installation:
     ) -> None:
         self.stop()
 
-    def start_server(self) -> None:
-        """Start the server and wait until it listens; it may have no generation yet."""
-        self._start("server", ["headwater-server"])
-        port = self._wait_for("server", "server_started")["port"]
-        self.address = f"127.0.0.1:{port}"
+    @property
+    def address(self) -> str:
+        """Of the server; empty before its first start."""
+        return self.addresses.get("server", "")
+
+    def start_server(self, name: str = "server") -> None:
+        """Start a server and wait until it listens; it may have no generation yet. Args: name: its own, if several."""
+        address = self.addresses.get(name)
+        self._start(name, ["headwater-server", *(["--port", address.rpartition(":")[2]] if address else [])])
+        self.addresses[name] = f"127.0.0.1:{self._wait_for(name, 'server_started')['port']}"
 
     def start_updater(self, name: str = "updater") -> None:
         """Start an updater and wait until it goes on from the published generation. Args: name: its own, if several."""
@@ -75,8 +80,18 @@ class Installation:
 
     def stop_updater(self, name: str = "updater") -> None:
         """Stop an updater gracefully: it publishes what it has learned."""
+        self.stop_one(name)
+
+    def stop_one(self, name: str) -> None:
+        """Stop a process gracefully."""
         process = self.processes.pop(name)
         process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        process = self.processes.pop(name)
+        process.kill()
         process.wait(timeout=60)
 
     def log_of(self, name: str) -> Path:

@@ -19,6 +19,7 @@ from headwater_client._async_writer import AsyncEventWriter
 from headwater_client._client import Client
 from headwater_client._config import KeepAliveConfig, RetryConfig, TlsConfig
 from headwater_client._messages import event, item
+from headwater_client._request_id import request_id
 from headwater_client._results import (
     HealthStatus,
     Recommendation,
@@ -97,5 +98,6 @@ __all__ = [
     "WriterConfig",
     "event",
     "item",
+    "request_id",
     "uuid7",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
+import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -12,7 +15,9 @@ import grpc
 from headwater_client._base import ClientBase, present_as
 from headwater_client._calls import catalog, events, experiments, health, models, recommendations, strategies, users
 from headwater_client._calls.core import Call
-from headwater_client.errors import from_grpc
+from headwater_client._patience import Patience
+from headwater_client._request_id import current_request_id
+from headwater_client.errors import RpcError, from_grpc
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -33,7 +38,8 @@ def _method(
 class AsyncClient(ClientBase):
     """Asks a Headwater server from one event loop; the methods are `Client`'s, awaited.
 
-    Every call has a deadline. Calls that may be repeated are, by gRPC itself, while the server is unavailable or busy.
+    Every call has a deadline. Calls that may be repeated are while the server is unavailable or busy; one that may not
+    waits for a connection and is sent once.
     Close it, or use it in an `async with`.
     """
 
@@ -95,17 +101,33 @@ class AsyncClient(ClientBase):
     ) -> None:
         await self.close()
 
-    async def _make(self, call: Call[Result]) -> Result:
-        timeout_s = self._before(call)
+    async def _make(self, call: Call[Result], *, is_patient: bool = True) -> Result:
+        """Args: is_patient: False: gRPC's own tries are all, whoever calls has more of its own."""
+        patience = self._before(call, is_patient=is_patient)
+        while True:
+            try:
+                return await self._try(call, patience)
+            except RpcError as error:
+                pause_s = patience.pause_s(error, time.monotonic()) if call.method.idempotent else None
+                if pause_s is None:
+                    raise patience.reason(error) from error.__cause__
+                await asyncio.sleep(pause_s)
+
+    async def _try(self, call: Call[Result], patience: Patience) -> Result:
         token = self._token() if callable(self._token) else self._token
         if inspect.isawaitable(token):
             token = await token
+        request_id = current_request_id()
         try:
-            response = await self._next_stub(call, self._open)(
-                call.request, timeout=timeout_s, metadata=self._metadata(token)
+            number = next(self._turns)
+            if not call.method.idempotent:
+                await self._wait_for_connection(number, patience)
+            left_s = patience.left_s(time.monotonic())
+            response = await self._stub_on(number, call, self._open)(
+                call.request, timeout=left_s, metadata=self._metadata(token, request_id)
             )
         except grpc.RpcError as error:
-            raise from_grpc(error) from error
+            raise from_grpc(error, request_id) from error
         result = call.read(response)
         self._after(call, result)
         return result
@@ -115,3 +137,11 @@ class AsyncClient(ClientBase):
         if self._credentials is None:
             return grpc.aio.insecure_channel(self._target, options=self._options)
         return grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+
+    async def _wait_for_connection(self, number: int, patience: Patience) -> None:
+        """Wait until a server is there, whatever it says; if none comes, the call made nevertheless says why."""
+        wait_s = patience.wait_s(time.monotonic())
+        if wait_s > 0:
+            check = self._stub_on(number, health.health(), self._open)
+            with contextlib.suppress(grpc.RpcError):
+                await check("", timeout=wait_s, wait_for_ready=True)

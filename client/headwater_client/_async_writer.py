@@ -11,6 +11,7 @@ from typing import Self
 
 from headwater.v1.event_pb2 import Event
 from headwater_client._async_client import AsyncClient
+from headwater_client._calls import events
 from headwater_client._writer_state import WriteFailure, WriterConfig, WriterState
 from headwater_client.errors import ClientClosedError, RpcError
 
@@ -21,8 +22,8 @@ class AsyncEventWriter:
     """Collects events and writes them in batches; for one event loop. `EventWriter`'s methods, awaited.
 
     Failed calls are tried again with the same event ids, so nothing is written twice. What cannot be written is told
-    to `on_failure` and kept in `failures`. Close it, or use it in an `async with`: what still waits is written then; a
-    program that ends without that loses it.
+    to `on_failure`, kept in `failures` and logged. Close it, or use it in an `async with`: what still waits is written
+    then; a program that ends without that loses it.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class AsyncEventWriter:
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped because the queue was full."""
+        """How many events were dropped because the queue was full; each is told to `on_failure`, too."""
         return self._state.dropped
 
     @property
@@ -75,17 +76,23 @@ class AsyncEventWriter:
         """
         async with self._changed:
             self._check_open()
-            while self._state.full:
+            dropped = None
+            while self._state.full and dropped is None:
+                if warning := self._state.full_warning(time.monotonic()):
+                    _logger.warning(warning)
                 if self._state.config.when_full == "drop":
-                    self._state.dropped += 1
-                    return False
-                await self._changed.wait()
-                self._check_open()
-            self._state.add(event, time.monotonic())
-            if self._task is None:
-                self._task = asyncio.create_task(self._run(), name="headwater-event-writer")
-            self._changed.notify_all()
-        return True
+                    dropped = self._state.drop(event)
+                else:
+                    await self._changed.wait()
+                    self._check_open()
+            if dropped is None:
+                self._state.add(event, time.monotonic())
+                if self._task is None:
+                    self._task = asyncio.create_task(self._run(), name="headwater-event-writer")
+                self._changed.notify_all()
+        if dropped is not None:
+            self._report([dropped])
+        return dropped is None
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """Send what waits, now, and return when the fate of every event written so far is known.
@@ -153,7 +160,8 @@ class AsyncEventWriter:
         while True:
             attempt += 1
             try:
-                result = await self._client.write(*batch, timeout_s=self._call_timeout_s())
+                call = events.write(*batch, timeout_s=self._call_timeout_s())
+                result = await self._client._make(call, is_patient=False)
             except RpcError as error:
                 if await self._wait_to_retry(error, attempt, give_up_at_s):
                     continue
@@ -192,6 +200,7 @@ class AsyncEventWriter:
         async with self._changed:
             failures = self._state.give_up(batch, error)
             self._changed.notify_all()
+        _logger.warning("%d events are not written, %d in all: %s", len(batch), self._state.failed, error)
         self._report(failures)
 
     def _report(self, failures: Sequence[WriteFailure]) -> None:

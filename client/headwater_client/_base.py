@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
@@ -12,6 +13,8 @@ from headwater_client import _channel
 from headwater_client._calls.core import Call
 from headwater_client._config import DEFAULT_ADDRESS, DEFAULT_TENANT, KeepAliveConfig, RetryConfig, TlsConfig, TokenHook
 from headwater_client._memory import TokenMemory
+from headwater_client._patience import Patience
+from headwater_client._request_id import REQUEST_ID_KEY
 from headwater_client.errors import ClientClosedError, ConfigurationError
 
 P = ParamSpec("P")
@@ -41,7 +44,7 @@ class ClientBase:
                 Without TLS it crosses the network readable.
             tenant: whose events and items; sent as `headwater-tenant`.
             tls: how to trust the server. Default: no TLS.
-            retry: when idempotent calls are tried again.
+            retry: when calls are tried again, and how long a server that is away is waited for.
             keep_alive: how a dead connection is noticed.
             timeout_s: the deadline of calls that name none. Default: each method's own.
             read_your_writes: True: the client remembers the last consistency token of up to 10,000 users it wrote
@@ -57,8 +60,9 @@ class ClientBase:
         if connections < 1:
             raise ConfigurationError(f"connections is {connections}; must be at least 1")
         self._target = _channel.target(address)
+        self._retry = retry or RetryConfig()
         self._options = _channel.options(
-            retry or RetryConfig(), keep_alive or KeepAliveConfig(), tls, shares_connections=connections == 1
+            self._retry, keep_alive or KeepAliveConfig(), tls, shares_connections=connections == 1
         )
         self._turns = itertools.cycle(range(connections))
         self._credentials = _channel.credentials(tls) if tls is not None else None
@@ -72,21 +76,26 @@ class ClientBase:
         self._closed = False
         self._lock = threading.Lock()
 
-    def _before(self, call: Call[Any]) -> float:
-        """Make the call ready to be sent, and give its deadline in seconds."""
+    def _before(self, call: Call[Any], *, is_patient: bool) -> Patience:
+        """Make the call ready to be sent, and say how long it may go on."""
         if self._closed:
             raise ClientClosedError("the client is closed")
         if self._memory is not None:
             self._memory.apply(call.request)
-        for timeout_s in (call.timeout_s, self._timeout_s):
-            if timeout_s is not None:
-                return timeout_s
-        return call.method.timeout_s
+        given = (timeout_s for timeout_s in (call.timeout_s, self._timeout_s) if timeout_s is not None)
+        timeout_s = next(given, call.method.timeout_s)
+        is_patient = is_patient and call.method.is_patient and self._retry.max_attempts > 1
+        return Patience(self._retry, timeout_s, time.monotonic(), is_patient=is_patient)
 
-    def _next_stub(self, call: Call[Any], open_channel: Callable[[], Any]) -> Any:
-        """What makes the call, on the connection whose turn it is."""
+    def _stub_on(self, number: int, call: Call[Any], open_channel: Callable[[], Any]) -> Any:
+        """What makes the call. Args: number: of the connection.
+
+        Raises:
+            ClientClosedError: the client is closed.
+        """
+        if self._closed:
+            raise ClientClosedError("the client is closed")
         method = call.method
-        number = next(self._turns)
         if number not in self._channels:
             self._channels[number] = open_channel()
         key = number, method.path
@@ -101,8 +110,8 @@ class ClientBase:
         if self._memory is not None:
             self._memory.remember(call.request, result)
 
-    def _metadata(self, token: str | None) -> tuple[tuple[str, str], ...]:
-        metadata: tuple[tuple[str, str], ...] = ()
+    def _metadata(self, token: str | None, request_id: str) -> tuple[tuple[str, str], ...]:
+        metadata: tuple[tuple[str, str], ...] = ((REQUEST_ID_KEY, request_id),)
         if self._tenant != DEFAULT_TENANT:
             metadata += (("headwater-tenant", self._tenant),)
         if token:

@@ -15,7 +15,8 @@ from headwater_client._config import KeepAliveConfig, RetryConfig, TlsConfig
 from headwater_client.errors import ConfigurationError
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_RECONNECT_MS, _MAX_RECONNECT_MS = 100, 5_000
+# A server that is replaced is found again before the next one is: gRPC's own longest pause is two minutes.
+_RECONNECT_MS, _MAX_RECONNECT_MS = 100, 1_000
 
 
 def target(address: str | Sequence[str]) -> str:

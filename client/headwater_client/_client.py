@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -11,7 +13,9 @@ import grpc
 from headwater_client._base import ClientBase, present_as
 from headwater_client._calls import catalog, events, experiments, health, models, recommendations, strategies, users
 from headwater_client._calls.core import Call
-from headwater_client.errors import ClientClosedError, ConfigurationError, from_grpc
+from headwater_client._patience import Patience
+from headwater_client._request_id import current_request_id
+from headwater_client.errors import ClientClosedError, ConfigurationError, RpcError, from_grpc
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -30,7 +34,8 @@ def _method(build: Callable[P, Call[Result]]) -> Callable[Concatenate[Client, P]
 class Client(ClientBase):
     """Asks a Headwater server, one blocking call at a time per thread; safe to share between threads.
 
-    Every call has a deadline. Calls that may be repeated are, by gRPC itself, while the server is unavailable or busy.
+    Every call has a deadline. Calls that may be repeated are while the server is unavailable or busy; one that may not
+    waits for a connection and is sent once.
     Close it, or use it in a `with`.
     """
 
@@ -94,17 +99,35 @@ class Client(ClientBase):
     ) -> None:
         self.close()
 
-    def _make(self, call: Call[Result]) -> Result:
-        timeout_s = self._before(call)
+    def _make(self, call: Call[Result], *, is_patient: bool = True) -> Result:
+        """Args: is_patient: False: gRPC's own tries are all, whoever calls has more of its own."""
+        patience = self._before(call, is_patient=is_patient)
+        while True:
+            try:
+                return self._try(call, patience)
+            except RpcError as error:
+                pause_s = patience.pause_s(error, time.monotonic()) if call.method.idempotent else None
+                if pause_s is None:
+                    raise patience.reason(error) from error.__cause__
+                time.sleep(pause_s)
+
+    def _try(self, call: Call[Result], patience: Patience) -> Result:
         token = self._token() if callable(self._token) else self._token
         if token is not None and not isinstance(token, str):
             raise ConfigurationError("the token hook of a Client must give a str; coroutines are for AsyncClient")
+        request_id = current_request_id()
         try:
-            response = self._stub(call)(call.request, timeout=timeout_s, metadata=self._metadata(token))
+            number = next(self._turns)
+            if not call.method.idempotent:
+                self._wait_for_connection(number, patience)
+            left_s = patience.left_s(time.monotonic())
+            response = self._stub(number, call)(
+                call.request, timeout=left_s, metadata=self._metadata(token, request_id)
+            )
         except grpc.RpcError as error:
             if self._closed and error.code() is grpc.StatusCode.CANCELLED:  # another thread closed the channel
                 raise ClientClosedError("the client is closed") from error
-            raise from_grpc(error) from error
+            raise from_grpc(error, request_id) from error
         except ValueError as error:
             if self._closed:  # another thread closed the channel just now; gRPC says so with a ValueError
                 raise ClientClosedError("the client is closed") from error
@@ -113,13 +136,19 @@ class Client(ClientBase):
         self._after(call, result)
         return result
 
-    def _stub(self, call: Call[Any]) -> Any:
+    def _stub(self, number: int, call: Call[Any]) -> Any:
         with self._lock:
-            if self._closed:
-                raise ClientClosedError("the client is closed")
-            return self._next_stub(call, self._open)
+            return self._stub_on(number, call, self._open)
 
     def _open(self) -> grpc.Channel:
         if self._credentials is None:
             return grpc.insecure_channel(self._target, options=self._options)
         return grpc.secure_channel(self._target, self._credentials, options=self._options)
+
+    def _wait_for_connection(self, number: int, patience: Patience) -> None:
+        """Wait until a server is there, whatever it says; if none comes, the call made nevertheless says why."""
+        wait_s = patience.wait_s(time.monotonic())
+        if wait_s > 0:
+            check = self._stub(number, health.health())
+            with contextlib.suppress(grpc.RpcError):
+                check("", timeout=wait_s, wait_for_ready=True)

@@ -31,6 +31,10 @@ class RetryConfig:
     """By what the wait grows from one retry to the next."""
     status_names: tuple[str, ...] = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED")
     """The gRPC statuses that are worth another try; a server far past its capacity cancels what it cannot take in."""
+    patience_s: float = 30.0
+    """So long, and never past its deadline, a call goes on being tried after gRPC's own tries while every server is
+    unavailable: one restarts, or its database does. A call that is not idempotent waits so long for a connection, and
+    is sent once. 0: gRPC's own tries are all."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 5:
@@ -40,6 +44,8 @@ class RetryConfig:
             raise ConfigurationError("initial_backoff_s must be at least 0.01 and at most max_backoff_s")
         if self.backoff_multiplier < 1:
             raise ConfigurationError("backoff_multiplier must be at least 1")
+        if self.patience_s < 0:
+            raise ConfigurationError(f"patience_s is {self.patience_s}; must not be below 0")
 
 
 @dataclass(frozen=True, slots=True)

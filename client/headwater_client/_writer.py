@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from headwater.v1.event_pb2 import Event
+from headwater_client._calls import events
 from headwater_client._client import Client
 from headwater_client._writer_state import WriteFailure, WriterConfig, WriterState
 from headwater_client.errors import ClientClosedError, RpcError
@@ -21,8 +22,8 @@ class EventWriter:
     """Collects events and writes them in batches; safe to share between threads.
 
     Failed calls are tried again with the same event ids, so nothing is written twice. What cannot be written is told
-    to `on_failure` and kept in `failures`. Close it, or use it in a `with`: what still waits is written then; a process
-    that ends without that loses it.
+    to `on_failure`, kept in `failures` and logged. Close it, or use it in a `with`: what still waits is written
+    then; a process that ends without that loses it.
     """
 
     def __init__(
@@ -37,7 +38,8 @@ class EventWriter:
         Args:
             client: who makes the calls; it stays the caller's to close, after the writer.
             config: sizes, waits, and what to do when the queue is full.
-            on_failure: called in the writer's thread with every event that could not be written.
+            on_failure: called with every event that could not be written: in the writer's thread, or in that of
+                `write` where the event was dropped.
         """
         self._client = client
         self._on_failure = on_failure
@@ -55,7 +57,7 @@ class EventWriter:
 
     @property
     def dropped(self) -> int:
-        """How many events were dropped because the queue was full."""
+        """How many events were dropped because the queue was full; each is told to `on_failure`, too."""
         return self._state.dropped
 
     @property
@@ -77,15 +79,21 @@ class EventWriter:
         """
         with self._changed:
             self._check_open()
-            while self._state.full:
+            dropped = None
+            while self._state.full and dropped is None:
+                if warning := self._state.full_warning(time.monotonic()):
+                    _logger.warning(warning)
                 if self._state.config.when_full == "drop":
-                    self._state.dropped += 1
-                    return False
-                self._changed.wait()
-                self._check_open()
-            self._state.add(event, time.monotonic())
-            self._changed.notify_all()
-        return True
+                    dropped = self._state.drop(event)
+                else:
+                    self._changed.wait()
+                    self._check_open()
+            if dropped is None:
+                self._state.add(event, time.monotonic())
+                self._changed.notify_all()
+        if dropped is not None:
+            self._report([dropped])
+        return dropped is None
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Send what waits, now, and return when the fate of every event written so far is known.
@@ -140,7 +148,8 @@ class EventWriter:
         while True:
             attempt += 1
             try:
-                result = self._client.write(*batch, timeout_s=self._call_timeout_s())
+                call = events.write(*batch, timeout_s=self._call_timeout_s())
+                result = self._client._make(call, is_patient=False)
             except RpcError as error:
                 if self._wait_to_retry(error, attempt, give_up_at_s):
                     continue
@@ -179,6 +188,7 @@ class EventWriter:
         with self._changed:
             failures = self._state.give_up(batch, error)
             self._changed.notify_all()
+        _logger.warning("%d events are not written, %d in all: %s", len(batch), self._state.failed, error)
         self._report(failures)
 
     def _report(self, failures: Sequence[WriteFailure]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from headwater_client.errors import (
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_KEPT_FAILURES = 1_000
+WARN_EVERY_S = 10.0
 _TRANSIENT = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 
@@ -36,8 +38,9 @@ class WriterConfig:
     """The most events that wait or are under way."""
     when_full: Literal["block", "drop"] = "block"
     """At max_queue: `block` makes write() wait for room, `drop` drops the new event and counts it in `dropped`."""
-    give_up_after_s: float = 60.0
-    """How long a batch is tried again while the server is unavailable, busy or slow; then its events have failed."""
+    give_up_after_s: float = 600.0
+    """How long a batch is tried again while the server is unavailable, busy or slow; then its events have failed.
+    Meanwhile max_queue is what holds."""
     initial_backoff_s: float = 0.1
     """The wait before the writer's first retry of a batch, on top of the client's own quick retries; then it doubles.
     A server's own hint goes before it."""
@@ -68,7 +71,8 @@ class WriteFailure:
     reason: str
     """What went wrong, for a person to read."""
     status: grpc.StatusCode
-    """INVALID_ARGUMENT or ALREADY_EXISTS for an event that was refused, else the status of the last try."""
+    """INVALID_ARGUMENT or ALREADY_EXISTS for an event that was refused, RESOURCE_EXHAUSTED for one that found the queue
+    full, else the status of the last try."""
 
 
 class WriterState:
@@ -83,9 +87,10 @@ class WriterState:
         self.failed = 0
         """Events that were refused or given up."""
         self.failures: deque[WriteFailure] = deque(maxlen=MAX_KEPT_FAILURES)
-        """The newest failures."""
+        """The newest failures, of dropped events too."""
         self.taken = 0
         """Events taken in, ever."""
+        self._warned_s = -math.inf
         self._queue: deque[tuple[Event, float]] = deque()
 
     @property
@@ -97,6 +102,23 @@ class WriterState:
     def full(self) -> bool:
         """Whether there is no room for another event."""
         return self.taken - self.settled >= self.config.max_queue
+
+    def full_warning(self, now_s: float) -> str:
+        """What to log of a full queue; empty when that was said a moment ago."""
+        if now_s - self._warned_s < WARN_EVERY_S:
+            return ""
+        self._warned_s = now_s
+        if self.config.when_full == "drop":
+            return f"all {self.config.max_queue} places are taken: new events are dropped, {self.dropped} before this"
+        return f"all {self.config.max_queue} places are taken: write() waits until some of them are written"
+
+    def drop(self, event: Event) -> WriteFailure:
+        """Count an event that is not taken in, and give it."""
+        self.dropped += 1
+        reason = f"all {self.config.max_queue} places are taken; {self.dropped} events are dropped by now"
+        failure = WriteFailure(event, "", reason, grpc.StatusCode.RESOURCE_EXHAUSTED)
+        self.failures.append(failure)
+        return failure
 
     def add(self, event: Event, now_s: float) -> None:
         """Take an event in; the caller has looked at `full`."""
@@ -141,7 +163,7 @@ class WriterState:
             attempt: how many tries there were, from 1.
             left_s: how much time there is for more.
         """
-        if not isinstance(error, _TRANSIENT):
+        if not isinstance(error, _TRANSIENT) or error.is_final:
             return None
         delay_s = min(self.config.initial_backoff_s * 2.0 ** min(attempt - 1, 30), self.config.max_backoff_s)
         if error.retry_after_s is not None:

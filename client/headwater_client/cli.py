@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from headwater_client._commands import admin, experiments, imports, profile, serving, strategies
+from headwater_client._commands import admin, experiments, imports, profile, serving, strategies, tokens
 
 app = typer.Typer(
     name="headwater",
@@ -21,6 +21,7 @@ imports.register(app)
 admin.register(app)
 strategies.register(app)
 experiments.register(app)
+tokens.register(app)
 
 
 def main() -> None:

@@ -30,10 +30,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from headwater_client._request_id import REQUEST_ID_KEY
+
 if TYPE_CHECKING:
     from headwater_client._results import RefusedEvent
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,19 @@ class RpcError(HeadwaterError):
         *,
         violations: Iterable[FieldViolation] = (),
         retry_after_s: float | None = None,
+        request_id: str = "",
+        is_final: bool = False,
     ) -> None:
         """Args: status: what the call ended with; message: the server's words; violations: the fields at fault, where
-        the server named them; retry_after_s: how long the server asks to wait before the next try, where it said so."""
+        the server named them; retry_after_s: how long the server asks to wait before the next try, where it said so;
+        request_id: what the call goes by in the server's log; is_final: whether it asked for no other try."""
         super().__init__(f"{status.name}: {message}" if message else status.name)
         self.status = status
         self.message = message
         self.violations = tuple(violations)
         self.retry_after_s = retry_after_s
+        self.request_id = request_id
+        self.is_final = is_final
 
 
 class InvalidArgumentError(RpcError):
@@ -160,15 +168,35 @@ def rpc_error(status: grpc.StatusCode | int, message: str, **details: Any) -> Rp
     return _ERROR_OF_STATUS.get(status, RpcError)(status, message, **details)
 
 
-def from_grpc(error: Any) -> RpcError:
+def from_grpc(error: Any, request_id: str = "") -> RpcError:
     """What a failed grpc or grpc.aio call means.
 
     Args:
         error: a `grpc.RpcError` that came out of a call: it has code(), details() and trailing_metadata().
+        request_id: what the call was sent with; the server may have another name for it.
     """
     trailers = dict(error.trailing_metadata() or ())
     violations, retry_after_s = _read_details(trailers.get(_DETAILS_KEY))
-    return rpc_error(error.code(), error.details() or "", violations=violations, retry_after_s=retry_after_s)
+    pushback_ms = _read_pushback(trailers.get(_PUSHBACK_KEY))
+    is_final = pushback_ms is not None and pushback_ms < 0
+    if retry_after_s is None and pushback_ms is not None and not is_final:
+        retry_after_s = pushback_ms / 1000
+    return rpc_error(
+        error.code(),
+        error.details() or "",
+        violations=violations,
+        retry_after_s=retry_after_s,
+        request_id=str(trailers.get(REQUEST_ID_KEY, request_id)),
+        is_final=is_final,
+    )
+
+
+def _read_pushback(text: Any) -> int | None:
+    """What gRPC itself heeds, in milliseconds: negative forbids another try; None where nothing was said."""
+    try:
+        return int(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _read_details(packed: Any) -> tuple[list[FieldViolation], float | None]:

@@ -27,7 +27,8 @@ import structlog
 from fsspec.implementations.local import LocalFileSystem
 
 from headwater_core.errors import ArtifactError
-from headwater_core.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
+from headwater_core.json_reading import parse_json
+from headwater_core.manifest import MAX_INT64, MAX_MANIFEST_BYTES, FileEntry, Manifest
 from headwater_core.verified_files import VerifiedFiles
 
 DEFAULT_GRACE_S = 600.0
@@ -225,10 +226,10 @@ class ArtifactStore:
         if not self._exists(path):
             return None
         try:
-            number = json.loads(self._read(path, _MAX_LABEL_BYTES))["generation"]
+            number = parse_json(self._read(path, _MAX_LABEL_BYTES))["generation"]
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError("read", path, "is no label") from error
-        if not isinstance(number, int) or number < 1:
+        if type(number) is not int or not 1 <= number <= MAX_INT64:
             raise ArtifactError("read", path, "is no label")
         return number
 

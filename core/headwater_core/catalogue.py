@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select, update
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import check_attributes, check_id
+from headwater_core.repeating import repeated
 from headwater_core.schema import item_categories, items
 from headwater_core.word_index import word_index
 
@@ -24,6 +25,7 @@ MAX_FLOAT32 = float(np.finfo(np.float32).max)
 MAX_TIME_US = 253_402_300_799_999_999
 """The end of the year 9999, the last a protobuf Timestamp can tell."""
 
+_ANALYSE_AT = 1_000
 _REVISION = "catalogue_revision"
 _EMBEDDING_LENGTH = "embedding_length"
 # The paths of an update mask (the proto's names) and the field each one names.
@@ -142,7 +144,9 @@ class Catalogue:
     def __init__(self, database: Database, tenant: str = "default") -> None:
         self._database = database
         self._tenant = tenant
+        self._n_written, self._analyse_at = 0, _ANALYSE_AT
 
+    @repeated
     def upsert(self, batch: Sequence[Item], mask: frozenset[str] | None, now_us: int) -> Upserted:
         """Add items or change known ones, in one commit; of an id given twice the last counts.
 
@@ -174,7 +178,9 @@ class Catalogue:
                 create_time_us = row.create_time_us if row is not None else now_us
                 written.append(_values(self._tenant, item, create_time_us, now_us, revision))
             self._write(connection, written)
-            return Upserted(self._advance(connection, len(written)), unknown)
+            upserted = Upserted(self._advance(connection, len(written)), unknown)
+        self._wrote(len(written))
+        return upserted
 
     def get(self, item_ids: Collection[str]) -> dict[str, Item]:
         """The items that exist, by id."""
@@ -194,6 +200,7 @@ class Catalogue:
         with self._database.read() as connection:
             return [_item(row) for row in connection.execute(statement.order_by(items.c.item_id).limit(limit))]
 
+    @repeated
     def delete(self, item_ids: Collection[str]) -> Deleted:
         """Delete items, leaving tombstones for those who follow the changes; unknown ids are passed over."""
         with self._database.write() as connection:
@@ -205,6 +212,7 @@ class Catalogue:
             self._write(connection, gone)
             return Deleted(len(gone), self._advance(connection, len(gone)))
 
+    @repeated
     def set_availability(
         self, item_ids: Collection[str], available: bool, now_us: int | None = None
     ) -> AvailabilitySet:
@@ -268,6 +276,13 @@ class Catalogue:
         """How many numbers every item's own embedding has; None before the first one is written."""
         with self._database.read() as connection:
             return current(connection, self._tenant, _EMBEDDING_LENGTH) or None
+
+    def _wrote(self, count: int) -> None:
+        """After an import, and with every doubling of it: else searching it is slow until PostgreSQL has looked."""
+        self._n_written += count
+        if self._n_written >= self._analyse_at:
+            self._analyse_at = 2 * self._n_written
+            self._database.analyse("items", "item_categories", "item_words")
 
     def _lock(self, connection: Connection) -> int:
         # Held to the commit: changes become visible in the order of their revisions.

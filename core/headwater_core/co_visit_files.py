@@ -143,7 +143,7 @@ class SuccessorLists:
         """What is wrong with the arrays; None when nothing is."""
         starts = self.starts
         fits = len(starts) == len(self) + 1 and starts[0] == 0 and starts[-1] == len(self.successors)
-        if not fits or np.any(np.diff(starts) < 0):
+        if not fits or np.any(starts[1:] < starts[:-1]):
             return "has starts that do not fit its lists"
         for numbers in (self.sources, self.successors):
             if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.numbers):

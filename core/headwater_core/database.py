@@ -11,7 +11,7 @@ import fcntl
 import functools
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,11 +23,12 @@ import sqlalchemy
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, event, exc, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import UpdateBase
 
-from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
+from headwater_core.errors import ConfigurationError, DatabaseUnavailableError, TransactionConflictError
 from headwater_core.schema import counters
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -42,6 +43,12 @@ CHUNK = 1_000
 
 STATEMENT_TIMEOUT_S = 30
 """No statement but a migration's may run longer on PostgreSQL."""
+LOCK_TIMEOUT_S = 10
+"""So long a statement waits there for a lock that another transaction holds."""
+IDLE_IN_TRANSACTION_TIMEOUT_S = 15
+"""So long a transaction may do nothing there: a process that was stopped in one must not go on holding its locks."""
+POOL_SIZE = 16
+"""A server's threads that use the database at once, with a few to spare."""
 
 # A host that is gone without a word is noticed within some 25 s by an idle connection, 10 s by one that has sent.
 _CONNECTION_LIMITS = {
@@ -52,8 +59,21 @@ _CONNECTION_LIMITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # milliseconds
 }
-# SQLSTATEs: connection exceptions, a server going down or coming up, one that has become read-only.
-_OUTAGES = ("08", "57P", "25006")
+# SQLSTATEs: connection exceptions, a server going down or coming up, one that has become read-only, a session that it
+# ended in the middle of a transaction.
+_OUTAGES = ("08", "57P", "25006", "25P03")
+# And those of a serialisation failure, a deadlock, a lock that was not to be had in time.
+_CONFLICTS = ("40001", "40P01", "55P03")
+
+_REASONS: dict[object, str] = {
+    sqlite3.SQLITE_FULL: "the database's disk is full",
+    sqlite3.SQLITE_IOERR: "the database's disk is full or fails",
+    sqlite3.SQLITE_READONLY: "the database is read-only",
+    sqlite3.SQLITE_CANTOPEN: "the database's file cannot be opened",
+    "53100": "the database's disk is full",
+    "25006": "the database is read-only",
+}
+"""By SQLite's primary result code and by SQLSTATE."""
 
 # Any number will do, so long as every release takes the same one.
 _MIGRATION_LOCK_KEY = 0x68656164
@@ -71,18 +91,24 @@ _T = TypeVar("_T")
 class Database:
     """The connection pool of one database; one object serves all threads of a process."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE, application: str = "headwater") -> None:
         """Connects to nothing yet.
 
         Args:
             url: `sqlite:///relative/file.db`, `sqlite:////absolute/file.db` or `postgresql://user@host/name`.
+            pool_size: connections to PostgreSQL, at most.
+            application: what PostgreSQL shows its operator these connections to be.
 
         Raises:
             ConfigurationError: the URL is malformed, names another kind of database, or no file.
         """
         self.url = _parse(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self._engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
+        if self.is_sqlite:
+            self._engine = _sqlite_engine(self.url)
+        else:
+            self.url = _with_limits(self.url, application)
+            self._engine = _postgresql_engine(self.url, pool_size)
         # A lone statement needs no transaction of its own around it: two round trips less.
         self._reading = self._engine if self.is_sqlite else self._engine.execution_options(isolation_level="AUTOCOMMIT")
         # SQLite has one writer. Threads queue here; its own busy timeout polls, which is for other processes.
@@ -93,6 +119,8 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises.
 
         Raises:
+            TransactionConflictError: another transaction was in the way; nothing was written. Methods that write are
+                `repeated`.
             DatabaseUnavailableError: the database cannot be reached or stayed locked; nothing was written, unless the
                 connection broke during the commit itself.
         """
@@ -111,28 +139,75 @@ class Database:
         with _unavailable(), self._reading.connect() as connection:
             yield connection
 
+    def connect_apart(self) -> psycopg.Connection[Any]:
+        """A connection to PostgreSQL outside the pool, each statement its own transaction; the caller's to close.
+
+        Raises:
+            psycopg.OperationalError: the database cannot be reached.
+        """
+        _, arguments = self._engine.dialect.create_connect_args(self.url)
+        return psycopg.connect(**arguments, autocommit=True)
+
     def counters(self, tenant: str) -> dict[str, int]:
         """Every counter of a tenant, in one cheap read: while none moves, nothing that is numbered was written."""
         with self.read() as connection:
             return {row.name: row.value for row in connection.execute(_COUNTERS, {"of_tenant": tenant})}
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Bring the schema to this release's, making the SQLite file where there is none; safe to run at once from many
         processes.
+
+        Args:
+            revision: how far; one that is reached already changes nothing.
 
         Raises:
             DatabaseUnavailableError: the database cannot be reached.
         """
+        self._move(lambda config: command.upgrade(config, revision))
+
+    def migrate_down(self, revision: str) -> None:
+        """Take the schema back to an earlier release's; what only later ones know is dropped with its tables.
+
+        For an operator who goes back to an older release. Nothing of Headwater may run meanwhile: whatever starts
+        migrates up again.
+
+        Args:
+            revision: of `migrations/versions`; `base` leaves no table.
+
+        Raises:
+            ConfigurationError: there is no such revision below the present one.
+            DatabaseUnavailableError: the database cannot be reached.
+        """
+        try:
+            self._move(lambda config: command.downgrade(config, revision))
+        except CommandError as error:
+            raise ConfigurationError(f"the schema cannot be taken back to {revision!r}: {error}") from error
+
+    def _move(self, move: Callable[[Config], None]) -> None:
         with _one_migration, _unavailable(), self._migration_lock(), self._engine.connect() as connection:
             connection = connection.execution_options(**{_WRITES: True})
             with connection.begin():
                 if not self.is_sqlite:
-                    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                    for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                        connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
                     connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_MIGRATION_LOCK_KEY)))
                 config = Config()
                 config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                move(config)
+
+    def analyse(self, *tables: str) -> None:
+        """Have PostgreSQL look at what tables hold now, as it would by itself minutes later; nothing on SQLite.
+
+        What fails is logged: until then it asks as if it knew nothing of them.
+        """
+        if self.is_sqlite:
+            return
+        try:
+            with self.read() as connection:
+                connection.exec_driver_sql(f"ANALYZE {', '.join(tables)}")
+        except DatabaseUnavailableError as error:
+            _log.warning("not_analysed", tables=tables, reason=str(error))
 
     def close(self) -> None:
         """Close the pooled connections; the object may be used again."""
@@ -227,6 +302,8 @@ def _copy(connection: Connection, table: Table, rows: Iterable[tuple[object, ...
             for row in rows:
                 copy.write_row(row)
     except psycopg.OperationalError as error:
+        if _is_conflict(error):
+            raise _conflict(error) from error
         # SQLAlchemy, which was passed by, must not use the connection again.
         connection.invalidate(error)
         raise _outage(error) from error
@@ -287,26 +364,36 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-def _postgresql_engine(url: URL) -> Engine:
+def _with_limits(url: URL, application: str) -> URL:
+    """The URL with all that makes a connection ours; what it says itself counts more."""
+    ours = {"application_name": application, **{name: str(value) for name, value in _CONNECTION_LIMITS.items()}}
+    return url.update_query_dict({name: value for name, value in ours.items() if name not in url.query})
+
+
+def _postgresql_engine(url: URL, pool_size: int) -> Engine:
     engine = sqlalchemy.create_engine(
         url,
         # The stores rely on every statement seeing what was committed before it, whatever the server's default is.
         isolation_level="READ COMMITTED",
-        connect_args={name: value for name, value in _CONNECTION_LIMITS.items() if name not in url.query},
         hide_parameters=True,  # an error's text must not carry what callers wrote
         pool_pre_ping=True,
-        pool_size=8,
-        max_overflow=24,
+        pool_size=pool_size,
+        max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_use_lifo=True,  # the connection used last has its statements and pages at hand
     )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
-        # A plan made while a table was small must not be kept when it is large: looking up a batch's ids would take
-        # seconds.
-        connection.execute("SET plan_cache_mode = force_custom_plan")
-        connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
+        chosen = {
+            # A plan made while a table was small must not be kept when it is large: looking up a batch's ids would
+            # take seconds.
+            "plan_cache_mode": "force_custom_plan",
+            "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+            "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+            "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_TIMEOUT_S}s",
+        }
+        connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in chosen.items()))
         connection.commit()
 
     @event.listens_for(engine, "handle_error")
@@ -327,6 +414,8 @@ def _unavailable() -> Iterator[None]:
     except (exc.OperationalError, exc.InterfaceError) as error:
         if _is_mistake(error.orig):
             raise
+        if _is_conflict(error.orig):
+            raise _conflict(error.orig) from error
         raise _outage(error.orig) from error
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
@@ -339,7 +428,22 @@ def _unavailable() -> Iterator[None]:
 def _outage(error: BaseException | None) -> DatabaseUnavailableError:
     """What callers are told; hosts, users and statements are for the log alone."""
     _log.warning("database_unavailable", reason=str(error))
-    return DatabaseUnavailableError("the database cannot be reached")
+    return DatabaseUnavailableError(_reason(error))
+
+
+def _reason(error: BaseException | None) -> str:
+    """What an operator must mend, in words that tell nothing else."""
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    state = getattr(error, "sqlstate", None)
+    return _REASONS.get(code) or _REASONS.get(state) or "the database cannot be reached"
+
+
+def _conflict(error: BaseException | None) -> TransactionConflictError:
+    return TransactionConflictError(f"another transaction was in the way ({type(error).__name__})")
+
+
+def _is_conflict(error: BaseException | None) -> bool:
+    return getattr(error, "sqlstate", None) in _CONFLICTS
 
 
 def _is_mistake(error: BaseException | None) -> bool:

@@ -12,6 +12,7 @@ from headwater_core.database import Database, advance
 from headwater_core.documents import Document
 from headwater_core.errors import ConflictError, InvalidFieldError, NotFoundError
 from headwater_core.names import check_name
+from headwater_core.repeating import repeated
 from headwater_core.schema import documents
 
 MAX_DOCUMENTS = 200
@@ -58,6 +59,7 @@ class DocumentStore(Generic[Content]):
         self._kind, self._document, self._tenant = kind, document, tenant
         self._fit_together = fit_together
 
+    @repeated
     def put(self, name: str, content: Content, expected_version: int | None = None) -> int:
         """Write the next version of a document; gives its number.
 
@@ -82,6 +84,7 @@ class DocumentStore(Generic[Content]):
             self._add(connection, name, version, content)
         return version
 
+    @repeated
     def delete(self, name: str) -> int:
         """Delete a document; its versions can still be read. Gives the number of the version that says so.
 

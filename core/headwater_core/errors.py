@@ -6,6 +6,7 @@ HeadwaterError
 ├── ConflictError           the state is not what the caller relied on (a label moved, an id taken)
 ├── LeaseLostError          this process no longer leads; its writes are refused
 ├── DatabaseUnavailableError  the database cannot be reached; trying again may help
+│   └── TransactionConflictError  a transaction was given up for another's sake; nothing of it was written
 ├── ArtifactError           a file of the artifact store is missing, damaged or of an unknown schema
 └── ConfigurationError      the settings cannot work
 
@@ -47,6 +48,13 @@ class LeaseLostError(HeadwaterError):
 
 class DatabaseUnavailableError(HeadwaterError):
     """The database cannot be reached now; trying again may help."""
+
+
+class TransactionConflictError(DatabaseUnavailableError):
+    """A transaction was given up for another's sake: a deadlock, a serialisation failure, a lock waited for too long.
+
+    Nothing of it was written. `repeating.repeated` tries again; who still sees it may do so too.
+    """
 
 
 class ArtifactError(HeadwaterError):

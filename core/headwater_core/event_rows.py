@@ -10,6 +10,9 @@ from sqlalchemy import ColumnElement, Row, and_
 from headwater_core.events import Event, LoggedEvent, Subject, SubjectKind
 from headwater_core.schema import events
 
+NEWEST_FIRST = (events.c.event_time_us.desc(), events.c.position.desc())
+"""The order in which histories are read."""
+
 
 def to_row(tenant: str, position: int, event: Event, received_time_us: int) -> tuple[object, ...]:
     """The row of an event, in the order of the table's columns; one without a time happened when it was received."""

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from headwater_core.database import Database, advance, insert
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, check_event_type
+from headwater_core.repeating import repeated
 from headwater_core.schema import event_types
 
 MAX_TYPES = 500
@@ -30,6 +31,7 @@ class EventTypes:
         with self._database.read() as connection:
             return registered(connection, self._tenant)
 
+    @repeated
     def upsert(self, types: Sequence[EventType]) -> None:
         """Register types, or change how registered ones (built-in ones too) are understood; the last of a name wins.
 
@@ -47,6 +49,7 @@ class EventTypes:
             changed = {name: statement.excluded[name] for name in rows[0] if name not in ("tenant", "name")}
             connection.execute(statement.on_conflict_do_update(index_elements=["tenant", "name"], set_=changed), rows)
 
+    @repeated
     def register_missing(self, names: Iterable[str]) -> list[str]:
         """Register the names that are not yet, with the defaults of EventType; gives those, sorted.
 

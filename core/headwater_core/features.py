@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from headwater_core.database import Database, chunks, insert
+from headwater_core.repeating import repeated
 from headwater_core.schema import text_features
 
 
@@ -41,6 +42,7 @@ class FeatureStore:
                     found[text_hash] = np.frombuffer(features, "<f2")
         return found
 
+    @repeated
     def put(self, encoder: str, features: Mapping[bytes, NDArray[np.float16]]) -> None:
         """Store features (F,) by hash of the text, as float16; what is stored already stays."""
         # Commits of a thousand, so that a bulk of features never keeps events waiting for long.

@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select
 
-from headwater_core import event_types, log_writing, visitor_links
+from headwater_core import event_types, log_writing, recalling, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError
-from headwater_core.event_rows import from_row, of
-from headwater_core.events import NEVER_AGAIN, Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
+from headwater_core.event_rows import NEWEST_FIRST, from_row, of
+from headwater_core.events import Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
 from headwater_core.log_writing import POSITION, AppendResult
+from headwater_core.recalling import Recollection
+from headwater_core.repeating import repeated
 from headwater_core.schema import erasures, event_ids, events, impressions, outcomes, rejections
 from headwater_core.tallies import forget_users
 
 ERASURE = "erasure_number"
 """The counter of erasures; who holds it to the commit sees all of them, and none comes in between."""
-_NEWEST_FIRST = (events.c.event_time_us.desc(), events.c.position.desc())
-_HISTORY_COLUMNS = [events.c[name] for name in HistoryEvent._fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +67,6 @@ class ErasureRecord(NamedTuple):
     """As the eraser gave it; 0 when it gave none."""
 
 
-class Recollection(NamedTuple):
-    """What is known of a subject."""
-
-    head: int
-    """Everything in the log up to here is taken into account."""
-    history: list[HistoryEvent]
-    """The newest events that are part of histories, oldest first by (event_time_us, position)."""
-    seen_item_ids: set[str]
-    """Every item that one of all its events is on that are part of histories, however long ago."""
-    unwanted_item_ids: set[str]
-    """Those of them that it does not want to be shown again, however long ago it said so."""
-
-
 class Rejection(NamedTuple):
     """What cleaning refused to learn from."""
 
@@ -100,6 +87,7 @@ class FeedbackLog:
         self._database = database
         self._tenant = tenant
 
+    @repeated
     def append(self, batch: Sequence[Event], received_time_us: int) -> list[AppendResult]:
         """Write events in one commit, each id once, and the visitor links they tell of; all are on disk on return.
 
@@ -166,12 +154,28 @@ class FeedbackLog:
             statement = (
                 select(events)
                 .where(events.c.event_type.not_in(self._types_left_out(connection)))
-                .order_by(*_NEWEST_FIRST)
+                .order_by(*NEWEST_FIRST)
                 .limit(limit)
             )
             parts = self._of_each(connection, statement, subject)
         newest_first = heapq.merge(*parts, key=lambda row: (row.event_time_us, row.position), reverse=True)
         return [from_row(row) for row in islice(newest_first, limit)][::-1]
+
+    def histories(self, limits: Mapping[Subject, int]) -> dict[Subject, list[HistoryEvent]]:
+        """The histories of many subjects as the model reads them, all read at once; see history.
+
+        Args:
+            limits: the subjects, and how many events of each.
+        """
+        if not limits:
+            return {}
+        with self._database.read() as connection:
+            left_out = self._types_left_out(connection)
+            groups = visitor_links.groups(connection, self._tenant, limits)
+            return {
+                subject: recalling.history(connection, self._tenant, groups[subject], limit, left_out)
+                for subject, limit in limits.items()
+            }
 
     def recall(self, subject: Subject, limit: int, left_out: Collection[str]) -> Recollection:
         """What a server needs to know of a subject to answer it, read at once; a linked visitor's is its user's.
@@ -181,27 +185,8 @@ class FeedbackLog:
             limit: how many events of the history.
             left_out: the event types that are no part of histories.
         """
-        parts: list[Sequence[Row[*tuple[Any, ...]]]] = []
-        seen: set[tuple[str, bool]] = set()
-        is_unwanted = events.c.event_type.in_(sorted(NEVER_AGAIN))
         with self._database.read() as connection:
-            # First of all: everything up to it is in what is read next.
-            head = current(connection, self._tenant, POSITION)
-            owner = visitor_links.owners(connection, self._tenant, [subject])[subject]
-            for each in visitor_links.group(connection, self._tenant, owner):
-                kept = and_(of(self._tenant, each), events.c.event_type.not_in(sorted(left_out)))
-                newest = select(*_HISTORY_COLUMNS).where(kept).order_by(*_NEWEST_FIRST).limit(limit)
-                parts.append(connection.execute(newest).all())
-                if len(parts[-1]) == limit:  # else the history has them all
-                    items = select(events.c.item_id, is_unwanted).distinct().where(kept)
-                    seen.update((item_id, bool(unwanted)) for item_id, unwanted in connection.execute(items))
-        newest_first = heapq.merge(*parts, key=lambda row: (row.event_time_us, row.position), reverse=True)
-        history = [HistoryEvent(*row) for row in islice(newest_first, limit)][::-1]
-        seen.update((row.item_id, row.event_type in NEVER_AGAIN) for part in parts for row in part)
-        seen_item_ids = {item_id for item_id, _ in seen if item_id}
-        return Recollection(
-            head, history, seen_item_ids, {item_id for item_id, unwanted in seen if unwanted and item_id}
-        )
+            return recalling.recall(connection, self._tenant, subject, limit, left_out)
 
     def version(self, subject: Subject) -> int:
         """The highest position of the subject's events, of any type, linked visitors' included; 0 without any."""
@@ -211,10 +196,14 @@ class FeedbackLog:
 
     def resolve(self, subject: Subject) -> Subject:
         """Whose history the subject's events belong to: the linked user for a visitor, else the subject itself."""
-        if subject.kind is SubjectKind.USER:
-            return subject
+        return self.owners([subject])[subject]
+
+    def owners(self, subjects: Collection[Subject]) -> dict[Subject, Subject]:
+        """For each subject, whose history its events belong to; see resolve."""
+        if all(subject.kind is SubjectKind.USER for subject in subjects):
+            return {subject: subject for subject in subjects}
         with self._database.read() as connection:
-            return visitor_links.owners(connection, self._tenant, [subject])[subject]
+            return visitor_links.owners(connection, self._tenant, subjects)
 
     def links(self) -> dict[str, str]:
         """Every linked visitor's user."""
@@ -224,8 +213,10 @@ class FeedbackLog:
     def linked_visitors(self, user_id: str) -> list[str]:
         """The visitors linked to a user, sorted."""
         with self._database.read() as connection:
-            return visitor_links.visitors_of(connection, self._tenant, user_id)
+            group = visitor_links.group(connection, self._tenant, Subject(SubjectKind.USER, user_id))
+            return [visitor.id for visitor in group[1:]]
 
+    @repeated
     def delete_events(self, ids: Sequence[str], now_us: int = 0) -> list[Subject]:
         """Erase events; their ids stay used. Unknown ids are passed over.
 
@@ -246,6 +237,7 @@ class FeedbackLog:
             self._record_erasures(connection, {*kept_under, *owners.values()}, position, now_us, is_whole=False)
             return [owners[subject] for subject in kept_under]
 
+    @repeated
     def delete_subject(self, subject: Subject, now_us: int = 0) -> Erasure:
         """Erase a subject: its events, impressions and links, and all of the visitors linked to it.
 
@@ -293,6 +285,7 @@ class FeedbackLog:
         with self._database.read() as connection:
             return [ErasureRecord(*row) for row in connection.execute(statement)]
 
+    @repeated
     def prune_event_ids(self, before_us: int, limit: int) -> int:
         """Forget at most `limit` ids of events received before `before_us`: they may be used again. How many went."""
         ours = event_ids.c.tenant == self._tenant
@@ -301,6 +294,7 @@ class FeedbackLog:
             self._lock(connection)
             return connection.execute(delete(event_ids).where(ours, event_ids.c.event_id.in_(oldest))).rowcount
 
+    @repeated
     def reject(self, refused: Sequence[Rejection]) -> None:
         """Record what cleaning refused; of one position the first record stays, so that a replay changes nothing."""
         if not refused:
@@ -345,8 +339,7 @@ class FeedbackLog:
     def _of_each(
         self, connection: Connection, statement: Select[*tuple[Any, ...]], subject: Subject
     ) -> list[Sequence[Row[*tuple[Any, ...]]]]:
-        # One question per subject, each answered from one range of the index, newest first without sorting: asked
-        # together, all the events of all of them would be read and sorted.
+        # One question per subject, each answered from one range of the index: see recalling.
         group = visitor_links.group(connection, self._tenant, subject)
         return [connection.execute(statement.where(of(self._tenant, each))).all() for each in group]
 

@@ -6,17 +6,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, func, select, tuple_
+from sqlalchemy import Connection, Row, delete, func, select
 
 from headwater_core.database import Database, advance, chunks, insert
 from headwater_core.events import Subject, SubjectKind
 from headwater_core.experiments import Assignment
 from headwater_core.feedback_log import ERASURE, subject_hash
+from headwater_core.paging import read_pages
+from headwater_core.repeating import repeated
 from headwater_core.schema import erasures, impressions
 from headwater_core.tallies import ShownSlate, count_slates
-
-_PAGE = 1_000
-"""Impressions read at once."""
 
 
 class ShownItem(NamedTuple):
@@ -59,6 +58,7 @@ class ImpressionLog:
         self._database = database
         self._tenant = tenant
 
+    @repeated
     def append(self, shown: Sequence[Impression]) -> None:
         """Write impressions in one commit; a slate that is already written stays as it is.
 
@@ -90,6 +90,7 @@ class ImpressionLog:
             )
             count_slates(connection, self._tenant, assigned)
 
+    @repeated
     def prune(self, before_us: int, limit: int) -> int:
         """Forget at most `limit` of the impressions shown before `before_us`; how many went."""
         ours = impressions.c.tenant == self._tenant
@@ -120,23 +121,9 @@ class ImpressionLog:
 
         They are read in pages: what is written or erased meanwhile may be there or not.
         """
-        place = tuple_(impressions.c.time_us, impressions.c.slate_id)
-        statement = (
-            select(impressions)
-            .where(impressions.c.tenant == self._tenant, impressions.c.time_us < before_us)
-            .order_by(impressions.c.time_us, impressions.c.slate_id)
-            .limit(_PAGE)
-        )
-        page = statement.where(impressions.c.time_us >= from_us)
-        while True:
-            with self._database.read() as connection:
-                rows = connection.execute(page).all()
-            yield from map(_impression, rows)
-            if len(rows) < _PAGE:
-                return
-            last = rows[-1]
-            # The first condition alone is what the index by time serves.
-            page = statement.where(impressions.c.time_us >= last.time_us, place > (last.time_us, last.slate_id))
+        of_time = select(impressions).where(impressions.c.tenant == self._tenant, impressions.c.time_us < before_us)
+        keys = (impressions.c.time_us, impressions.c.slate_id)
+        yield from map(_impression, read_pages(self._database, of_time, keys, from_us))
 
     def with_features(self, before_us: int, limit: int) -> list[Impression]:
         """The latest `limit` impressions shown before `before_us` that have features for a ranker, the latest first."""

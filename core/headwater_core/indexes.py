@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from headwater_core.errors import ArtifactError
+from headwater_core.index_files import check_index_file
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -27,8 +27,6 @@ _LISTS_BY_ROOT = 2
 _LIST_SAMPLE, _LIST_ROUNDS = 256, 4
 """Vectors that each list's centre is learned from, and for how many rounds."""
 _SEED = 0
-
-_limiting_reads = threading.Lock()
 
 
 class IndexKind(StrEnum):
@@ -156,47 +154,9 @@ def read_index(path: Path, count: int, dimension: int) -> Any:
     Raises:
         ArtifactError: when it is damaged or anything else than `build_index` makes.
     """
-    index: Any
+    check_index_file(path, count, dimension)
     try:
         # IO_FLAG_MMAP would copy what is not an inverted file into memory; this one maps every kind.
-        with _limiting_reads:  # the limit is the process's; no part of a whole file is longer than the file
-            limit = faiss.get_deserialization_vector_byte_limit()
-            faiss.set_deserialization_vector_byte_limit(path.stat().st_size)
-            try:
-                index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-            finally:
-                faiss.set_deserialization_vector_byte_limit(limit)
-    except (OSError, RuntimeError) as error:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
         raise ArtifactError("map", str(path), str(error).splitlines()[0][:300]) from error
-    if type(index) not in (faiss.IndexFlatIP, faiss.IndexScalarQuantizer, faiss.IndexIVFScalarQuantizer):
-        raise ArtifactError("map", str(path), f"is a {type(index).__name__}")
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT or index.d != dimension or index.ntotal != count:
-        reason = f"has {index.ntotal} vectors of length {index.d} for {count} items of {dimension}"
-        raise ArtifactError("map", str(path), reason)
-    if type(index) is not faiss.IndexFlatIP and not _has_whole_codes(index.sq, dimension):
-        raise ArtifactError("map", str(path), "has codes of another kind than a byte for each number")
-    if type(index) is faiss.IndexIVFScalarQuantizer and not _has_whole_lists(index):
-        raise ArtifactError("map", str(path), "has lists that do not fit its vectors")
-    return index
-
-
-def _has_whole_codes(quantiser: Any, dimension: int) -> bool:
-    """Whether codes are a byte for each number, between a lowest and a highest value for each."""
-    return bool(
-        quantiser.qtype == faiss.ScalarQuantizer.QT_8bit
-        and quantiser.d == quantiser.code_size == dimension
-        and quantiser.trained.size() == 2 * dimension
-    )
-
-
-def _has_whole_lists(index: Any) -> bool:
-    """Whether there is a centre for each list, each vector is in one, and it is sane how many are searched."""
-    centres, lists = faiss.downcast_index(index.quantizer), index.invlists
-    return bool(
-        type(centres) is faiss.IndexFlatIP
-        and (centres.d, centres.ntotal) == (index.d, index.nlist)
-        and lists is not None
-        and (lists.nlist, lists.code_size) == (index.nlist, index.code_size)
-        and lists.compute_ntotal() == index.ntotal
-        and 1 <= index.nprobe <= index.nlist
-    )

@@ -7,7 +7,6 @@ views into one read-only mapping. Every size is checked before it is used: the f
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from headwater_core.errors import ArtifactError
+from headwater_core.json_reading import parse_json
 
 _MAX_HEADER_BYTES = 1 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -44,7 +44,7 @@ def unpack_ids(blob: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], path
     Raises:
         ArtifactError: when the offsets do not cut the blob into non-empty UTF-8 pieces.
     """
-    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(blob) or np.any(np.diff(offsets) <= 0):
+    if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != len(blob) or np.any(offsets[1:] <= offsets[:-1]):
         raise ArtifactError("read", str(path), "has offsets that do not fit its ids")
     raw = blob.tobytes()
     bounds = offsets.tolist()
@@ -85,13 +85,13 @@ def map_tensors(path: Path, layout: Layout) -> dict[str, npt.NDArray[np.generic]
     if not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, len(content) - 8):
         raise ArtifactError("map", str(path), "has no safetensors header")
     try:
-        header = json.loads(content[8 : 8 + header_bytes].tobytes())
+        header = parse_json(content[8 : 8 + header_bytes].tobytes())
         header.pop("__metadata__", None)
         described = {name: _Described(**description) for name, description in header.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ArtifactError("map", str(path), "has a damaged header") from error
     if described.keys() != layout.keys():
-        raise ArtifactError("map", str(path), f"holds {sorted(described)}, not {sorted(layout)}")
+        raise ArtifactError("map", str(path), f"holds {sorted(described)[:10]}, not {sorted(layout)}"[:500])
     data = np.asarray(content[8 + header_bytes :])
     return {name: described[name].view(data, layout[name], f"{path}: {name}") for name in layout}
 

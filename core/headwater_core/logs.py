@@ -1,50 +1,114 @@
 """Structured logs: one JSON object (or one readable line) per event, on standard error.
 
-Subjects' ids and queries are never logged: a log line names positions, counts, items and generations.
+Ids of subjects are told hashed, unless a setting says otherwise, and queries never: a log line names positions, counts,
+items and generations.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
+import secrets
 import sys
+from contextvars import ContextVar
+from enum import StrEnum
 
 import structlog
 
-_PERSONAL_KEYS = frozenset({"user_id", "visitor_id", "session_id", "subject", "query"})
+from headwater_core.log_output import standard_error
+
+logged_request_id: ContextVar[str | None] = ContextVar("logged_request_id", default=None)
+"""Of the call that is being answered: each line that is written meanwhile has it."""
+_KINDS = {"user_id": "user", "visitor_id": "visitor", "session_id": "session"}
+"""What an id under a key is the id of: a user has one hash, whatever the key."""
+_SUBJECT = "subject"
+_QUERY = "query"
+_WITHHELD = "(withheld)"
+_HASH_CHARS = 16
 
 
-def _without_personal_data(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    for key in _PERSONAL_KEYS & event.keys():
-        event[key] = "(withheld)"
+class LogIds(StrEnum):
+    """How ids of users, visitors and sessions are logged."""
+
+    HASHED = "hashed"
+    CLEAR = "clear"
+    WITHHELD = "withheld"
+
+
+class _Ids:
+    """Says ids of people as the setting has it."""
+
+    def __init__(self, way: LogIds, key: bytes) -> None:
+        self._way = way
+        self._key = key
+
+    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        for key, kind in _KINDS.items():
+            if key in event:
+                event[key] = self._told(kind, event[key])
+        if _SUBJECT in event:
+            subject = event[_SUBJECT]
+            is_pair = isinstance(subject, tuple) and len(subject) == 2
+            event[_SUBJECT] = self._told(*subject) if is_pair else _WITHHELD
+        if _QUERY in event:
+            event[_QUERY] = _WITHHELD
+        return event
+
+    def _told(self, kind: object, value: object) -> object:
+        if self._way is LogIds.CLEAR:
+            return value
+        if self._way is LogIds.WITHHELD:
+            return _WITHHELD
+        # With a key: whoever has the log, and no key, cannot try ids one after the other.
+        digest = hmac.digest(self._key, f"{kind}:{value}".encode(), hashlib.sha256)
+        return f"#{digest.hex()[:_HASH_CHARS]}"
+
+
+def _with_request_id(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    request_id = logged_request_id.get()
+    if request_id is not None:
+        event.setdefault("request_id", request_id)
     return event
 
 
-def configure_logs(level: str = "info", format: str = "json") -> None:  # noqa: A002 - named as the setting is
+def configure_logs(
+    level: str = "info",
+    format: str = "json",  # noqa: A002 - named as the setting is
+    ids: LogIds = LogIds.HASHED,
+    ids_key: str | None = None,
+) -> None:
     """Write structlog's and the standard library's records the same way, from `level` up, to standard error.
 
     Args:
         level: debug, info, warning or error.
         format: json or console.
+        ids: how ids of people are told.
+        ids_key: what hashes are made with; None: a new one for this process and those forked from it.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _without_personal_data,
+        _with_request_id,
+        _Ids(ids, ids_key.encode() if ids_key is not None else secrets.token_bytes(32)),
     ]
     ending: list[structlog.typing.Processor]
     if format == "json":
         ending = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        ending = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        ending = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,  # rich's shows local variables, ids and all
+            )
+        ]
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         # A line and its end in one piece: several workers write to one file.
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(standard_error),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)

@@ -13,6 +13,8 @@ SCHEMA_VERSION = 2
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILES = 10_000
 MAX_DIMENSION = 4096
+MAX_INT64 = (1 << 63) - 1
+"""What the wire and the database can hold of a number."""
 
 USER_TOWER = "user_tower.safetensors"
 ITEM_TOWER = "item_tower.safetensors"
@@ -57,7 +59,7 @@ class FileEntry(_Frozen):
     """One blob: what it must hash to and how long it must be."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=MAX_INT64)
 
 
 class MeasuredIndex(_Frozen):
@@ -75,18 +77,18 @@ class Manifest(_Frozen):
 
     schema_version: int = Field(default=SCHEMA_VERSION)
     tenant: str = Field(default="default", min_length=1)
-    number: int = Field(ge=1)
-    parent: int = Field(ge=0)
+    number: int = Field(ge=1, le=MAX_INT64)
+    parent: int = Field(ge=0, le=MAX_INT64)
     """The generation it was made from; 0 for the first."""
     full: bool
     """Whether all item vectors were computed anew; else a delta over the parent's base shards."""
-    publish_time_us: int = Field(ge=0)
-    watermark: int = Field(ge=0)
+    publish_time_us: int = Field(ge=0, le=MAX_INT64)
+    watermark: int = Field(ge=0, le=MAX_INT64)
     """The highest log position it has learned from."""
-    catalogue_revision: int = Field(ge=0)
+    catalogue_revision: int = Field(ge=0, le=MAX_INT64)
     """The catalogue revision up to which items and deletions are in it."""
     dimension: int = Field(ge=1, le=MAX_DIMENSION)
-    item_count: int = Field(ge=0)
+    item_count: int = Field(ge=0, le=MAX_INT64)
     """How many items can be retrieved: base and delta, less what is superseded or deleted."""
     text_encoder: str = Field(min_length=1)
     """The id of the text encoder whose features the towers read."""
@@ -108,7 +110,7 @@ class Manifest(_Frozen):
     ranker: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     """The learned ranker by feature: the weight, and between which values it holds; empty: none was learned yet."""
     metrics: dict[str, float] = Field(default_factory=dict)
-    checkpoint_items: int = Field(default=0, ge=0)
+    checkpoint_items: int = Field(default=0, ge=0, le=MAX_INT64)
     """How many items the checkpoint, without its delta, holds."""
     refusal: str = ""
     """Why it was never published; empty for what was."""

@@ -19,6 +19,8 @@ from headwater_core.events import IMPRESSION, LoggedEvent
 from headwater_core.experiments import Assignment, Experiment
 from headwater_core.feedback_log import FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
+from headwater_core.paging import read_pages
+from headwater_core.repeating import repeated
 from headwater_core.schema import REPORTS, events, outcomes
 from headwater_core.tallies import count_rewards
 
@@ -73,6 +75,7 @@ class OutcomeLog:
         self._log = FeedbackLog(database, tenant)
         self._impressions = ImpressionLog(database, tenant)
 
+    @repeated
     def attribute(
         self,
         experiments: Mapping[str, Experiment],
@@ -113,17 +116,17 @@ class OutcomeLog:
         return Attributed(len(read), new, unmatched)
 
     def between(self, from_us: int, before_us: int) -> Iterator[Outcome]:
-        """The outcomes of events received from `from_us` on and before `before_us`, in no order."""
-        columns = [outcomes.c[name] for name in Outcome._fields]
-        statement = select(*columns).where(
-            outcomes.c.tenant == self._tenant,
-            outcomes.c.received_time_us >= from_us,
-            outcomes.c.received_time_us < before_us,
-        )
-        with self._database.read() as connection:
-            for row in connection.execute(statement):
-                yield Outcome(*row)._replace(sources=_split(row.sources))
+        """The outcomes of events received from `from_us` on and before `before_us`, by that time.
 
+        They are read in pages: what is written or erased meanwhile may be there or not.
+        """
+        columns = [outcomes.c[name] for name in Outcome._fields]
+        of_time = select(*columns).where(outcomes.c.tenant == self._tenant, outcomes.c.received_time_us < before_us)
+        keys = (outcomes.c.received_time_us, outcomes.c.slate_id, outcomes.c.item_id, outcomes.c.event_type)
+        for row in read_pages(self._database, of_time, keys, from_us):
+            yield Outcome(*row)._replace(sources=_split(row.sources))
+
+    @repeated
     def prune(self, before_us: int, limit: int) -> int:
         """Forget at most `limit` of the outcomes of events received before `before_us`; how many went."""
         ours = outcomes.c.tenant == self._tenant

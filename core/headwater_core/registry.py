@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, delete, func, select, update
 
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
+from headwater_core.repeating import repeated
 from headwater_core.schema import generations, label_history, labels, leases, server_leases
 
 STABLE, CANARY = "stable", "canary"
@@ -57,6 +58,7 @@ class GenerationRegistry:
         self._database = database
         self._tenant = tenant
 
+    @repeated
     def allocate(self) -> int:
         """The next generation's number, from 1; never given twice, so an unused one leaves a gap."""
         with self._database.write() as connection:
@@ -67,6 +69,7 @@ class GenerationRegistry:
         with self._database.read() as connection:
             return current(connection, self._tenant, _NUMBER)
 
+    @repeated
     def record(self, generation: GenerationRecord) -> None:
         """Make a generation known whose manifest is written; recording it again changes nothing.
 
@@ -109,6 +112,7 @@ class GenerationRegistry:
             rows = connection.execute(statement.order_by(generations.c.number.desc()).limit(limit))
             return [_generation(row) for row in rows]
 
+    @repeated
     def delete(self, numbers: Collection[int]) -> int:
         """Forget generations; gives how many were known.
 
@@ -134,6 +138,7 @@ class GenerationRegistry:
         with self._database.read() as connection:
             return self._labels(connection)
 
+    @repeated
     def set_label(self, label: str, number: int, *, expected: int | None = None, lease: Lease | None = None) -> int:
         """Point a label at a generation, all or nothing.
 
@@ -156,6 +161,7 @@ class GenerationRegistry:
             self._point(connection, label, number)
             return previous
 
+    @repeated
     def take_back(self, label: str, number: int, *, expected: int, lease: Lease | None = None) -> None:
         """Point a label back at a generation as if it had never named the ones after it: none of them is gone back to.
 
@@ -173,6 +179,7 @@ class GenerationRegistry:
         with self._database.read() as connection:
             return self._earlier(connection, label, self._labels(connection).get(label, 0), limit)
 
+    @repeated
     def drop_label(self, label: str, *, expected: int, lease: Lease | None = None) -> None:
         """Let a label name nothing any more; nothing happens when there is none.
 
@@ -189,6 +196,7 @@ class GenerationRegistry:
                 raise ConflictError(f"label {label} names generation {found}, not {expected}")
             connection.execute(delete(labels).where(named))
 
+    @repeated
     def rollback(self, label: str) -> tuple[int, int]:
         """Point a label at the newest generation below its present one that it has named and that is still recorded.
 
@@ -206,6 +214,7 @@ class GenerationRegistry:
             self._point(connection, label, earlier[0])
             return earlier[0], previous
 
+    @repeated
     def acquire_lease(self, name: str, holder: str, ttl_s: float, now_us: int) -> Lease | None:
         """Take a lease that nobody holds at `now_us`, for `ttl_s` seconds; None while it is held, by whomever."""
         expire_time_us = now_us + _microseconds(ttl_s)
@@ -221,6 +230,7 @@ class GenerationRegistry:
             epoch = connection.execute(statement.returning(leases.c.epoch)).scalar_one_or_none()
         return None if epoch is None else Lease(name, holder, epoch)
 
+    @repeated
     def renew(self, lease: Lease, ttl_s: float, now_us: int) -> None:
         """Hold the lease until `ttl_s` seconds after `now_us`; one that ran out can be renewed while nobody took it.
 
@@ -232,11 +242,13 @@ class GenerationRegistry:
             if connection.execute(renewed).rowcount == 0:
                 raise _lost(lease)
 
+    @repeated
     def release(self, lease: Lease) -> None:
         """Let others acquire the lease at once; nothing happens when it is lost already."""
         with self._database.write() as connection:
             connection.execute(update(leases).where(*self._is(lease)).values(expire_time_us=0))
 
+    @repeated
     def heartbeat(self, server_id: str, held: Sequence[int], ttl_s: float, now_us: int) -> None:
         """Say which generations a server holds until `ttl_s` seconds after `now_us`; replaces what it said before."""
         row = {

@@ -75,8 +75,13 @@ events = _table(
         _column("backfill", Boolean),
     ],
     ["position"],
-    # Serves a subject's history newest first, and, without touching the table, the history's version.
-    Index("ix_events_history", "tenant", "subject_kind", "subject_id", "event_time_us", "position"),
+    # Serves a subject's history newest first, and, without touching the table, the history's version; on PostgreSQL
+    # what was seen, too.
+    Index(
+        "ix_events_history",
+        *("tenant", "subject_kind", "subject_id", "event_time_us", "position"),
+        postgresql_include=["event_type", "item_id"],
+    ),
     Index("ix_events_item", "tenant", "item_id", "position"),
     # Erasing by id must work for events whose row in event_ids has been pruned.
     Index("ix_events_event_id", "tenant", "event_id"),

@@ -8,8 +8,10 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from headwater_core.logs import LogIds, configure_logs
 
 
 class LogFormat(StrEnum):
@@ -35,6 +37,8 @@ class CoreSettings(BaseSettings):
 
     database_url: str = Field(default="sqlite:///headwater.db", min_length=1)
     """SQLite (`sqlite:///file`) or PostgreSQL (`postgresql://user:password@host/name`)."""
+    database_pool_size: int = Field(default=16, ge=2, le=1000)
+    """Connections of one process to PostgreSQL, at most; one more listens for what others write."""
     store_url: str = Field(default="./artifacts", min_length=1)
     """The artifact store: a local folder or any fsspec URL (`s3://bucket/prefix`)."""
     store_cache_dir: Path | None = None
@@ -47,3 +51,12 @@ class CoreSettings(BaseSettings):
     """The least severe line that is written: debug, info, warning, error."""
     log_format: LogFormat = LogFormat.JSON
     """json, or console for a person."""
+    log_ids: LogIds = LogIds.HASHED
+    """How ids of users, visitors and sessions are logged: hashed, clear or withheld."""
+    log_ids_key: SecretStr | None = Field(default=None, min_length=16)
+    """What the hashes are made with; none: each process makes a key, and hashes of different runs do not compare."""
+
+    def configure_logs(self) -> None:
+        """Let this process log as these settings say."""
+        key = self.log_ids_key.get_secret_value() if self.log_ids_key is not None else None
+        configure_logs(self.log_level, self.log_format, self.log_ids, key)

@@ -76,7 +76,9 @@ class Shard:
         """
         tensors = map_tensors(items_path, _SHARD_LAYOUT)
         item_ids, vectors = _checked_items(tensors, items_path, dimension)
-        return cls(read_index(index_path, len(item_ids), dimension), item_ids, vectors)
+        shard = cls(read_index(index_path, len(item_ids), dimension), item_ids, vectors)
+        _refuse_infinite(shard.lengths, items_path)
+        return shard
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +140,9 @@ class Delta:
         tensors = map_tensors(path, _DELTA_LAYOUT)
         item_ids, vectors = _checked_items(tensors, path, dimension)
         tombstones = unpack_ids(tensors["tombstone_ids"], tensors["tombstone_offsets"], path)  # type: ignore[arg-type]
-        return cls(item_ids, vectors, frozenset(tombstones))
+        delta = cls(item_ids, vectors, frozenset(tombstones))
+        _refuse_infinite(delta.lengths, path)
+        return delta
 
 
 def _checked_items(tensors: dict[str, npt.NDArray[Any]], path: Path, dimension: int) -> tuple[tuple[str, ...], Vectors]:
@@ -148,6 +152,12 @@ def _checked_items(tensors: dict[str, npt.NDArray[Any]], path: Path, dimension: 
         reason = f"has vectors of shape {vectors.shape} for {len(item_ids)} items of {dimension}"
         raise ArtifactError("map", str(path), reason)
     return item_ids, vectors
+
+
+def _refuse_infinite(lengths: Vectors, path: Path) -> None:
+    """Refuse vectors by their lengths: one number tells of the whole vector, and the lengths are needed anyhow."""
+    if not np.isfinite(lengths).all():
+        raise ArtifactError("map", str(path), "has a vector that is not finite, or too long to be multiplied")
 
 
 def _row_of(item_ids: Sequence[str], first: int = 0) -> dict[str, int]:

@@ -12,6 +12,7 @@ from headwater_core.allocation import Record
 from headwater_core.database import Database, advance, insert
 from headwater_core.experiment_statistics import UserSums
 from headwater_core.experiments import Assignment
+from headwater_core.repeating import repeated
 from headwater_core.schema import experiment_arms, experiment_users
 
 REVISION = "experiment_arms_revision"
@@ -74,6 +75,7 @@ class Tallies:
             rows = connection.execute(statement).all()
         return {arm: UserSums(int(users), *(float(value) for value in rest)) for arm, users, *rest in rows}
 
+    @repeated
     def forget(self, experiment: str) -> None:
         """Count anew: an experiment of this name has nothing to do with what was there before."""
         with self._database.write() as connection:

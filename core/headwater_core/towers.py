@@ -11,6 +11,7 @@ Letters in shapes: B sequences, T events, K interests, d = `dimension`, H heads,
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,6 +40,9 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "n_gap_buckets": (2, 64),
 }
 _MAX_EVENT_TYPES = 1024
+_MAX_HEADER_BYTES = 1 << 20
+_LARGEST_WEIGHT = 1e6
+"""Far above any that was trained; with such as these no score leaves what a float32 can hold."""
 _INIT_STD = 0.02
 UNCALIBRATED = (1.0, 0.0, 0.0, 0.0)
 """The weights of a type's own logit, the score, the bonus and 1: the logit as it is."""
@@ -102,7 +106,9 @@ class TowerConfig:
             raise InvalidFieldError("negative_types", "must be among event_types")
         for name in ("value_mean", "value_std"):
             numbers = getattr(self, name)
-            if len(numbers) != len(self.event_types) or not all(math.isfinite(number) for number in numbers):
+            if len(numbers) != len(self.event_types) or not all(
+                abs(number) <= sys.float_info.max for number in numbers
+            ):
                 raise InvalidFieldError(name, "must hold one finite number for each event type")
         if any(number <= 0 for number in self.value_std):
             raise InvalidFieldError("value_std", "must be above 0")
@@ -524,20 +530,51 @@ def load_state(module: nn.Module, source: bytes | Path) -> None:
     """Fill the module from a safetensors file that holds exactly its tensors.
 
     Raises:
-        ArtifactError: when the file cannot be read, or a name, shape or dtype differs.
+        ArtifactError: when the file cannot be read, a name, shape or dtype differs, or a weight is absurd.
     """
+    module.load_state_dict(_checked_weights(module, source))
+
+
+def check_size(config: TowerConfig, size: int, path: str) -> None:
+    """Refuse a configuration whose user tower would take many times the memory that the file of its weights has.
+
+    To be asked before a tower is built from a configuration that came with a file.
+
+    Args:
+        config: what came with it.
+        size: the file's bytes.
+        path: where it is, for the error.
+
+    Raises:
+        ArtifactError: when it would.
+    """
+    least = config.n_layers * config.dimension**2 * torch.float32.itemsize  # a layer has some twelve such matrices
+    if size < least:
+        raise ArtifactError("load weights", path, f"is {size} bytes; its layers alone have more than {least}")
+
+
+def _checked_weights(module: nn.Module, source: bytes | Path) -> dict[str, Tensor]:
+    """What the source holds: exactly the module's tensors."""
     path = "<bytes>" if isinstance(source, bytes) else str(source)
+    expected = module.state_dict()
+    most = _MAX_HEADER_BYTES + sum(tensor.nbytes for tensor in expected.values())
     try:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size > most:
+            raise ArtifactError(
+                "load weights", path, f"is {size} bytes; its tensors and their names have at most {most}"
+            )
         tensors = safetensors.torch.load(source if isinstance(source, bytes) else source.read_bytes())
     except (SafetensorError, OSError) as error:
         raise ArtifactError("load weights", path, str(error)) from error
-    expected = module.state_dict()
     if tensors.keys() != expected.keys():
         differing = sorted(tensors.keys() ^ expected.keys())
-        raise ArtifactError("load weights", path, f"tensors missing or unknown: {', '.join(differing[:5])}")
+        raise ArtifactError("load weights", path, f"tensors missing or unknown: {', '.join(differing[:5])}"[:500])
     for name, tensor in expected.items():
         found = tensors[name]
         if found.shape != tensor.shape or found.dtype != tensor.dtype:
             reason = f"{name} is {tuple(found.shape)} {found.dtype}, not {tuple(tensor.shape)} {tensor.dtype}"
             raise ArtifactError("load weights", path, reason)
-    module.load_state_dict(tensors)
+        if not (found.abs() <= _LARGEST_WEIGHT).all():  # nor is NaN
+            raise ArtifactError("load weights", path, f"{name} has a weight that no training gives")
+    return tensors

@@ -7,7 +7,6 @@ imported years and a quiet night change nothing by themselves, and a busy site h
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,14 +15,18 @@ import numpy.typing as npt
 
 from headwater_core.co_visits import Indices, Successors
 from headwater_core.errors import ArtifactError
+from headwater_core.json_reading import parse_json
 
 HALF_LIVES = (100, 1_000, 10_000)
 """In targets; which of them counts is chosen with the blend."""
 TRENDING = 1_000
 """How many items a trend names, at most."""
+_MAX_TREND_BYTES = 4 * 1024 * 1024
 _RESCALE_AT = 1e100
 _WEIGHTLESS = 1e-3
 """What has faded to less than this share of one event is no trend."""
+
+_HEAVIEST = float(np.finfo(np.float32).max)
 
 NO_TREND = Successors(np.empty(0, np.int64), np.empty(0, np.float32))
 
@@ -98,15 +101,17 @@ def load_trend(path: Path, row: Callable[[str], int | None]) -> Successors:
         ArtifactError: when the file is no trend.
     """
     try:
-        content = json.loads(path.read_bytes())
+        if path.stat().st_size > _MAX_TREND_BYTES:
+            raise ValueError(f"is over {_MAX_TREND_BYTES} bytes")
+        content = parse_json(path.read_bytes())
         item_ids, weights = content["item_ids"], [float(weight) for weight in content["weights"]]
         if len(item_ids) != len(weights) or len(set(item_ids)) != len(item_ids) or len(item_ids) > TRENDING:
             raise ValueError("item_ids and weights do not belong together")
         if not all(isinstance(item_id, str) for item_id in item_ids):
             raise ValueError("item_ids holds what is no id")
-        if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        if not all(0 < weight <= _HEAVIEST for weight in weights):
             raise ValueError("weights holds what is no weight")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArtifactError("load", str(path), f"{type(error).__name__}: {error}") from error
     found = sorted(
         (at, weight) for item_id, weight in zip(item_ids, weights, strict=True) if (at := row(item_id)) is not None

@@ -26,7 +26,7 @@ class VerifiedFiles:
             verified: gets and verifies it, and raises where it cannot.
             unread: where it is if it was verified before.
         """
-        with Path(self._folder, f"{name}.verified").open("a+") as note:
+        with Path(self._folder, f"{name}.verified").open("a+", errors="replace") as note:
             fcntl.flock(note, fcntl.LOCK_EX)
             note.seek(0)
             noted = note.read()

@@ -48,22 +48,23 @@ def all_links(connection: Connection, tenant: str) -> dict[str, str]:
     return {row.visitor_id: row.user_id for row in connection.execute(statement)}
 
 
-def visitors_of(connection: Connection, tenant: str, user_id: str) -> list[str]:
-    """The visitors linked to a user, sorted."""
-    statement = (
-        select(visitor_links.c.visitor_id)
-        .where(visitor_links.c.tenant == tenant, visitor_links.c.user_id == user_id)
-        .order_by(visitor_links.c.visitor_id)
-    )
-    return list(connection.execute(statement).scalars())
-
-
 def group(connection: Connection, tenant: str, subject: Subject) -> list[Subject]:
-    """The subjects whose events make up a subject's history: itself and, for a user, the linked visitors."""
-    if subject.kind is SubjectKind.VISITOR:
-        return [subject]
-    visitors = visitors_of(connection, tenant, subject.id)
-    return [subject, *(Subject(SubjectKind.VISITOR, visitor_id) for visitor_id in visitors)]
+    """The subjects whose events make up a subject's history: itself and, for a user, the linked visitors, sorted."""
+    return groups(connection, tenant, [subject])[subject]
+
+
+def groups(connection: Connection, tenant: str, subjects: Collection[Subject]) -> dict[Subject, list[Subject]]:
+    """The group of each of these subjects; see `group`."""
+    found = {subject: [subject] for subject in subjects}
+    for chunk in chunks([subject.id for subject in found if subject.kind is SubjectKind.USER]):
+        statement = (
+            select(visitor_links.c.user_id, visitor_links.c.visitor_id)
+            .where(visitor_links.c.tenant == tenant, visitor_links.c.user_id.in_(chunk))
+            .order_by(visitor_links.c.visitor_id)
+        )
+        for user_id, visitor_id in connection.execute(statement):
+            found[Subject(SubjectKind.USER, user_id)].append(Subject(SubjectKind.VISITOR, visitor_id))
+    return found
 
 
 def owners(connection: Connection, tenant: str, subjects: Collection[Subject]) -> dict[Subject, Subject]:

@@ -1,4 +1,7 @@
-"""Who is let in while the server is busy: so many calls at once, and none whose time would be up before its answer."""
+"""Who is let in while the server is busy: so many calls at once, and none whose time would be up before its answer.
+
+A call comes here when its request has been received; calls whose requests are on their way are bounded by `ports`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Admission:
             now_s: a steady clock, seconds.
         """
         self._max_in_flight = max_in_flight
-        self._retry_after_ms = retry_after_ms
+        self.retry_after_ms = retry_after_ms
         self._now_s = now_s
         self._usual: dict[str, tuple[float, float]] = {}
         """By method: seconds, and when that was noted."""
@@ -74,7 +77,7 @@ class Admission:
             OverloadedError: there is none.
         """
         if self.streams >= MAX_STREAMS:
-            raise OverloadedError(f"{MAX_STREAMS} streams are open already", self._retry_after_ms)
+            raise OverloadedError(f"{MAX_STREAMS} streams are open already", self.retry_after_ms)
         self.streams += 1
 
     def close_stream(self) -> None:
@@ -86,4 +89,4 @@ class Admission:
         return usual_s * math.pow(0.5, (self._now_s() - noted_s) / _HALF_LIFE_S)
 
     def _hint_ms(self, method: str) -> int:
-        return max(self._retry_after_ms, min(_LONGEST_HINT_MS, round(1000 * self._usual_s(method))))
+        return max(self.retry_after_ms, min(_LONGEST_HINT_MS, round(1000 * self._usual_s(method))))

@@ -20,6 +20,18 @@ class NotBuiltError(HeadwaterError):
     """The contract has it, this version does not do it yet. UNIMPLEMENTED."""
 
 
+class UnknownCallerError(HeadwaterError):
+    """No token, or one that nobody has. UNAUTHENTICATED."""
+
+
+class ForbiddenError(HeadwaterError):
+    """The caller is known and may not do this, or not on this port. PERMISSION_DENIED."""
+
+
+class LeavingError(HeadwaterError):
+    """This server is about to end; another, or this one later, goes on. UNAVAILABLE, with a hint when to try again."""
+
+
 class OverloadedError(HeadwaterError):
     """Too many calls at once. RESOURCE_EXHAUSTED, with a hint when to try again."""
 

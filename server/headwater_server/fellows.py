@@ -19,3 +19,5 @@ class Fellows:
     preloaded: Preloaded
     verified: VerifiedFiles
     """One of them reads each of a generation's files whole, the others map it."""
+    sender: str
+    """The name under which they all notify other servers: the bell has told them what one of them says there."""

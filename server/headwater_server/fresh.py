@@ -50,6 +50,11 @@ class FreshPlacer:
         """Whether an item waits for its text features and it is time to look again."""
         return bool(self._waiting) and time.monotonic() >= self._retry_at
 
+    @property
+    def awaits_features(self) -> bool:
+        """Whether an item waits for its text features."""
+        return bool(self._waiting)
+
     def hurry(self) -> None:
         """Features were stored: it is time to look again."""
         self._retry_at = 0.0

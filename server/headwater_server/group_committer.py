@@ -6,16 +6,19 @@ this server's own state before anybody is told that they are written: an acknowl
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import Event
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.log_writing import AppendResult
 from headwater_server.micro_batcher import MicroBatcher
 
 MAX_EVENTS_PER_COMMIT = 1000
+MAX_EVENTS_WAITING = 10 * MAX_EVENTS_PER_COMMIT
+"""A database that answers writes so many in about a second. One that does not must not let what its callers send again
+and again gather here: they are better told at once."""
 _QUIET_TURNS = 5
 """A commit costs as much as several calls: those that are at the door are worth waiting for."""
 
@@ -62,17 +65,26 @@ class GroupCommitter:
         """Stop; whoever still waits is cancelled."""
         await self._batcher.stop()
 
+    @property
+    def waiting_events(self) -> int:
+        """How many events wait for their commit to begin."""
+        return self._batcher.waiting_cost
+
     async def append(self, events: Sequence[Event]) -> list[AppendResult]:
         """Write events and apply them; results in the order of the events.
 
-        A caller who leaves does not take back what it sent: its events are committed with the others'.
+        What a caller who leaves has sent is written if its commit has begun, else dropped: nobody was told of it.
 
         Raises:
-            DatabaseUnavailableError: nothing from here on was written; the same events may be sent again.
+            DatabaseUnavailableError: nothing from here on was written; the same events may be sent again. Also when
+                more than `MAX_EVENTS_WAITING` would wait.
         """
         results: list[AppendResult] = []
         for start in range(0, len(events), MAX_EVENTS_PER_COMMIT):
-            results += await asyncio.shield(self._batcher.submit(events[start : start + MAX_EVENTS_PER_COMMIT]))
+            part = events[start : start + MAX_EVENTS_PER_COMMIT]
+            if self.waiting_events + len(part) > MAX_EVENTS_WAITING:
+                raise DatabaseUnavailableError(f"{self.waiting_events} events wait for the database already")
+            results += await self._batcher.submit(part)
         return results
 
     async def _commit(self, batches: Sequence[Sequence[Event]]) -> list[list[AppendResult]]:

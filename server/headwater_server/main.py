@@ -13,8 +13,10 @@ import typer
 from pydantic import ValidationError
 
 from headwater_core.errors import HeadwaterError
-from headwater_core.logs import configure_logs
 from headwater_server import garbage
+from headwater_server.access import access
+from headwater_server.certificates import certificate_files
+from headwater_server.exposure import check_exposure
 from headwater_server.fellows import Fellows
 from headwater_server.preloading import preload
 from headwater_server.server import HeadwaterServer
@@ -56,14 +58,26 @@ def serve(
             name = ".".join(str(part) for part in problem["loc"])
             typer.echo(f"headwater-server: setting {name}: {problem['msg']}", err=True)
         raise typer.Exit(2) from error
-    configure_logs(settings.log_level, settings.log_format)
+    settings.configure_logs()
     try:
+        _check(settings)
         if settings.workers > 1:
             raise typer.Exit(Workers(settings, preload(settings), _work).run())
         asyncio.run(_serve(settings))
     except HeadwaterError as error:
         log.error("server_failed", reason=str(error))
         raise typer.Exit(1) from error
+
+
+def _check(settings: ServerSettings) -> None:
+    """Say once, and before anything is read, what every worker would find.
+
+    Raises:
+        ConfigurationError: the server may not or cannot listen as it is told to.
+    """
+    check_exposure(settings)
+    certificate_files(settings)
+    access(settings)
 
 
 def _work(settings: ServerSettings, fellows: Fellows, life: int) -> int:
@@ -86,8 +100,15 @@ async def _serve(settings: ServerSettings, fellows: Fellows | None = None, life:
     server = HeadwaterServer(settings, fellows=fellows)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, ended.set)
+
+    def interrupt() -> None:
+        if ended.is_set():  # whoever presses Ctrl-C again does not want to wait
+            server.hurry()
+        ended.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    # Of these several may come at once: a worker has its parent's, and perhaps one that went to all processes.
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
     if life is not None:  # it can be read when the parent, which never writes, is gone
         loop.add_reader(life, ended.set)
     starting = asyncio.create_task(server.start(), name="start")

@@ -40,6 +40,9 @@ class ServerMetrics:
         self.degraded = Counter(
             "headwater_degraded_answers", "Answers with a part missing, by part.", ["part"], registry=self.registry
         )
+        self.database_away = Gauge(
+            "headwater_database_away", "1 while the database cannot be reached.", registry=self.registry
+        )
         self.source_seconds = Histogram(
             "headwater_source_seconds",
             "Time that a source took to propose items.",
@@ -99,6 +102,16 @@ class ServerMetrics:
         self.catalogue_revision = Gauge(
             "headwater_catalogue_revision", "Catalogue revision applied.", registry=self.registry
         )
+        self.listening = Gauge(
+            "headwater_listening",
+            "1 while PostgreSQL's notifications come through; else the database is asked more often.",
+            registry=self.registry,
+        )
+        self.notifications = Counter(
+            "headwater_notifications_heard",
+            "Times that others told of their writes, or that something may have been missed.",
+            registry=self.registry,
+        )
         self.user_states = Gauge("headwater_user_states", "User histories held in memory.", registry=self.registry)
         self.fresh_items = Gauge(
             "headwater_fresh_items", "Items newer than the serving generation.", registry=self.registry
@@ -115,6 +128,17 @@ class ServerMetrics:
         )
         self.load_seconds = Histogram(
             "headwater_generation_load_seconds", "Time to load, verify and warm a generation.", registry=self.registry
+        )
+        self.files_refused = Gauge(
+            "headwater_files_refused",
+            "1 while certificates or tokens have changed to what cannot be used, and the earlier ones are.",
+            ["what"],
+            registry=self.registry,
+        )
+        self.certificate_expiry = Gauge(
+            "headwater_certificate_expiry_seconds",
+            "When the server's certificate ends, seconds since 1970; 0 without one.",
+            registry=self.registry,
         )
         self.impressions = Counter(
             "headwater_impressions", "Slates logged, dropped or failed.", ["outcome"], registry=self.registry

@@ -7,7 +7,6 @@ batches form by themselves. Callers who left are skipped. (The shape of text-emb
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -39,7 +38,9 @@ class MicroBatcher(Generic[Item, Result]):
         self._max_cost = max_cost
         self._cost = cost
         self._quiet_turns = quiet_turns
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: dict[asyncio.Future[Result], Item] = {}
+        self.waiting_cost = 0
+        """Of what waits to be computed; callers who left do not count."""
         self._arrived = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
 
@@ -52,15 +53,23 @@ class MicroBatcher(Generic[Item, Result]):
         if self._owner is not None:
             self._owner.cancel()
             await asyncio.gather(self._owner, return_exceptions=True)
-        while self._waiting:
-            self._waiting.popleft()[1].cancel()
+        for future in list(self._waiting):
+            future.cancel()
+            self._leave(future)
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """The result for one item, computed with whatever else is waiting; cancel it and it is not computed."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting[future] = item
+        self.waiting_cost += self._cost(item)
+        future.add_done_callback(self._leave)
         self._arrived.set()
         return future
+
+    def _leave(self, future: asyncio.Future[Result]) -> None:
+        """Let it wait no more, if it does."""
+        if future in self._waiting:
+            self.waiting_cost -= self._cost(self._waiting.pop(future))
 
     async def _gather(self) -> None:
         n_quiet = 0
@@ -72,15 +81,13 @@ class MicroBatcher(Generic[Item, Result]):
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         total = 0
-        while self._waiting:
-            item, future = self._waiting[0]
-            if future.cancelled():
-                self._waiting.popleft()
-                continue
-            total += self._cost(item)
-            if batch and total > self._max_cost:
-                break
-            batch.append(self._waiting.popleft())
+        for future, item in list(self._waiting.items()):
+            if not future.cancelled():
+                total += self._cost(item)
+                if batch and total > self._max_cost:
+                    break
+                batch.append((item, future))
+            self._leave(future)
         return batch
 
     async def _run(self) -> None:

@@ -146,6 +146,8 @@ def item_filter(message: pb.ItemFilter, excluded: Sequence[str] = ()) -> ItemFil
         InvalidFieldError: naming the field.
     """
     check_count("filter.categories", message.categories, MAX_CATEGORIES)
+    for index, category in enumerate(message.categories):
+        check_id(f"filter.categories[{index}]", category)
     check_count("filter.attributes", message.attributes, MAX_FILTER_ATTRIBUTES)
     check_attributes("filter.attributes", message.attributes)
     check_ids("exclude_item_ids", excluded, MAX_EXCLUDED)

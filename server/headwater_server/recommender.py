@@ -49,6 +49,8 @@ from headwater_server.strategy_book import NamedStrategy, StrategyBook
 from headwater_server.user_states import UserState, UserStates
 
 HISTORY_UNAVAILABLE = "history"
+_SPARE = 10
+"""So many similar items more are found than asked for: some may be hidden meanwhile."""
 QUERIES_UNAVAILABLE = "queries"
 STATE_LIMIT_S = 1.0
 """A database that takes longer to give a history counts as away: an answer without it beats none."""
@@ -164,6 +166,9 @@ class Recommender:
             named = named or self._strategy(query, next((arm.strategy for arm in arms), ""))
             slate, item_filter = await self._slate(query, known, generation, named)
             candidates = self._still_shown(slate, item_filter)
+            if len(candidates) < len(slate.candidates):  # once more: what has gone leaves its place to another
+                slate, item_filter = await self._slate(query, known, generation, named)
+                candidates = self._still_shown(slate, item_filter)
             assignment = assigned.assignment if assigned else None
             return replace(slate, candidates=candidates, assignment=assignment)
         answers = await asyncio.gather(
@@ -373,10 +378,10 @@ class Recommender:
         now_us = self._now_us()
         items = self._view.items
         found = await self._run_in_compute(
-            generation.items.similar, item_id, k, lambda other: item_filter.passes(items.get(other), now_us)
+            generation.items.similar, item_id, k + _SPARE, lambda other: item_filter.passes(items.get(other), now_us)
         )
         now_us = self._now_us()
-        return generation, [other for other in found if item_filter.passes(items.get(other.item_id), now_us)]
+        return generation, [other for other in found if item_filter.passes(items.get(other.item_id), now_us)][:k]
 
     async def _raisers(
         self, query: RecommendQuery, asked: Asked, slate: Sequence[Candidate]

@@ -31,6 +31,8 @@ from headwater_server.serving_generation import ServingGeneration
 _FIRST_RETRY_S = 5.0
 _LONGEST_RETRY_S = 300.0
 _MAX_DOUBLINGS = 10
+SLOW_S = 30.0
+"""A generation whose files take longer is said to have failed while they are waited for."""
 log = structlog.get_logger(__name__)
 
 
@@ -196,7 +198,7 @@ class Generations:
         except DatabaseUnavailableError:
             if self._labels:
                 return dict(self._labels)
-            number = await self._run_in_database(self._store.read_label, STABLE)
+            number = await self._run_in_loader(self._store.read_label, STABLE)
             return {STABLE: number} if isinstance(number, int) else {}
 
     async def _load(self, number: int, *, impatient: bool) -> bool:
@@ -211,12 +213,12 @@ class Generations:
                 await self._announce()
             except DatabaseUnavailableError:
                 log.warning("generation_not_announced", generation=number)  # nothing is deleted while it is away
-            generation: ServingGeneration = await self._run_in_loader(self._load_files, number)
+            generation = await self._files_loaded(number, failure)
             self._loaded[number] = generation  # from here on catalogue changes reach it
             await self._prepare(generation)
             is_ready = True
         except HeadwaterError as error:
-            self._note_failure(number, str(error), failure)
+            self._note_failure(number, str(error), failure, is_away=isinstance(error, DatabaseUnavailableError))
             return False
         except Exception as error:  # noqa: BLE001 - whatever it cannot be warmed up for, the old one goes on serving
             self._note_failure(number, f"{type(error).__name__}: {error}", failure)
@@ -236,18 +238,33 @@ class Generations:
         )
         return True
 
+    async def _files_loaded(self, number: int, before: Failure | None) -> ServingGeneration:
+        """Wait for the files, however long that takes; that it takes long is a failure until they are there."""
+        loading = asyncio.ensure_future(self._run_in_loader(self._load_files, number))
+        try:
+            done, _ = await asyncio.wait({loading}, timeout=SLOW_S)
+            if not done:
+                reason = f"not loaded after {SLOW_S:g} s: the artifact store is slow or hangs; it is waited for"
+                self._note_failure(number, reason, before)
+            generation: ServingGeneration = await loading
+            return generation
+        finally:
+            loading.cancel()
+
     def _load_files(self, number: int) -> ServingGeneration:
         try:
             return ServingGeneration(LoadedGeneration.load(self._store, number, self._shards), self._text_features)
         except (ValueError, MemoryError, OSError, RuntimeError) as error:
             raise ArtifactError("load", f"generation {number}", f"{type(error).__name__}: {error}") from error
 
-    def _note_failure(self, number: int, reason: str, before: Failure | None) -> None:
+    def _note_failure(self, number: int, reason: str, before: Failure | None, *, is_away: bool = False) -> None:
+        """Args: is_away: it is no fault of the generation's, and passes by itself."""
         attempts = before.attempts + 1 if before else 1
         pause_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, _MAX_DOUBLINGS), _LONGEST_RETRY_S)
         self.failures[number] = Failure(reason, attempts, time.monotonic() + pause_s)
         self._metrics.load_failures.inc()
-        log.error("generation_not_loaded", generation=number, reason=reason, attempts=attempts, retry_in_s=pause_s)
+        tell = log.warning if is_away else log.error
+        tell("generation_not_loaded", generation=number, reason=reason, attempts=attempts, retry_in_s=pause_s)
 
     async def _point(self, label: str, number: int) -> None:
         if label in self._labels:

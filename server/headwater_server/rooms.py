@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,11 +27,13 @@ from headwater_core.event_types import EventTypes
 from headwater_core.events import BUILT_IN_EVENT_TYPES, EventType, LoggedEvent, Subject, check_event_type
 from headwater_core.experiments import FIXED, Experiment, check_disjoint
 from headwater_core.features import FeatureStore
-from headwater_core.feedback_log import FeedbackLog, Recollection, subject_hash
+from headwater_core.feedback_log import FeedbackLog, subject_hash
 from headwater_core.histories import kept_length
 from headwater_core.impressions import ImpressionLog
 from headwater_core.item_search import ItemSearch
+from headwater_core.notifications import Notifications, Topic
 from headwater_core.outcomes import OutcomeLog
+from headwater_core.recalling import Recollection
 from headwater_core.registry import GenerationRegistry
 from headwater_core.strategies import Strategy
 from headwater_core.tallies import Tallies
@@ -47,6 +49,7 @@ from headwater_server.fresh import Features, FreshPlacer
 from headwater_server.group_committer import GroupCommitter
 from headwater_server.impression_writer import ImpressionWriter
 from headwater_server.log_tail import Backlog, LogTail
+from headwater_server.loose_threads import LooseThreads
 from headwater_server.metrics import ServerMetrics
 from headwater_server.popularity import RecentPopularity
 from headwater_server.preloading import Preloaded
@@ -74,6 +77,9 @@ _READING_THREADS = 8
 _WRITING_THREADS = 4
 _LOOK_LIMIT_S = 5.0
 """A database that does not answer so small a read in this time counts as away."""
+_LAST_WRITES_LIMIT_S = 10.0
+"""A server that ends does not wait longer for its database."""
+_MIRROR_LIMIT_S = 5.0
 _COMPUTE_THREADS = 2
 
 Result = TypeVar("Result")
@@ -102,15 +108,20 @@ class Rooms:
         self.now_us = now_us or (lambda: time.time_ns() // 1000)
         self.server_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.metrics = ServerMetrics()
-        self._reading_threads = ThreadPoolExecutor(_READING_THREADS, "reading")
-        self._writing_threads = ThreadPoolExecutor(_WRITING_THREADS, "writing")
+        self._reading_threads = LooseThreads("reading", _READING_THREADS)
+        self._report_thread = LooseThreads("reports")
+        self._writing_threads = LooseThreads("writing", _WRITING_THREADS)
         self._compute_threads = ThreadPoolExecutor(
             _COMPUTE_THREADS, "compute", initializer=torch.set_num_threads, initargs=(settings.torch_threads,)
         )
-        self._loader_thread = ThreadPoolExecutor(1, "loader")
-        self._text_thread = ThreadPoolExecutor(1, "text")
+        self._loader_thread = LooseThreads("loader")
+        self._text_thread = LooseThreads("text")
 
-        self.database = Database(settings.database_url)
+        self.database = Database(
+            settings.database_url, pool_size=settings.database_pool_size, application="headwater-server"
+        )
+        self.notifications = Notifications(self.database, self.tenant, fellows.sender if fellows is not None else None)
+        self.metrics.listening.set_function(lambda: float(self.notifications.is_listening))
         self.log = FeedbackLog(self.database, self.tenant)
         self.event_type_store = EventTypes(self.database, self.tenant)
         self.event_types: Mapping[str, EventType] = BUILT_IN_EVENT_TYPES
@@ -215,8 +226,12 @@ class Rooms:
         )
         self.database_is_away = False
         """Whether the last look at the database failed: what others wrote since is missing here."""
+        self.metrics.database_away.set_function(lambda: self.database_is_away)
         self._last_erasure = 0
         self._counted: dict[str, int] = {}
+        self._refreshing = asyncio.Lock()
+        """Who reads what operators wrote waits for who does already: what was read before must not replace what was
+        read after."""
 
     # --- threads
 
@@ -224,15 +239,23 @@ class Rooms:
         """Run a blocking read of the database off the event loop."""
         return await self._run(self._reading_threads, call, *arguments)
 
+    async def in_report(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Run a read of the database that may take minutes, one after the other, so that no other waits for a thread.
+
+        Who gives up before its turn is passed over.
+        """
+        return await self._run(self._report_thread, call, *arguments)
+
     async def in_writing(self, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a blocking write to the database off the event loop, and tell the fellows; reads never wait behind it."""
+        """Run a blocking write to the database off the event loop, and tell the others; reads never wait behind it."""
         result = await self._in_writing(call, *arguments)
-        self._tell_fellows()
+        self._tell_others()
         return result
 
-    def _tell_fellows(self) -> None:
+    def _tell_others(self) -> None:
         if self._bell is not None:
             self._bell.ring()
+        self.notifications.announce(Topic.WRITES)
 
     async def _in_writing(self, call: Callable[..., Result], *arguments: Any) -> Result:
         """As `in_writing`, of what no other server needs to know at once."""
@@ -242,7 +265,7 @@ class Rooms:
         """Run a blocking computation off the event loop."""
         return await self._run(self._compute_threads, call, *arguments)
 
-    async def _run(self, threads: ThreadPoolExecutor, call: Callable[..., Result], *arguments: Any) -> Result:
+    async def _run(self, threads: Executor, call: Callable[..., Result], *arguments: Any) -> Result:
         return await asyncio.get_running_loop().run_in_executor(threads, functools.partial(call, *arguments))
 
     # --- life
@@ -286,9 +309,14 @@ class Rooms:
         await self.text_keeper.retry()
 
     def hurry(self) -> None:
-        """A fellow wrote something, perhaps what new items wait for."""
+        """Another process wrote something, perhaps what new items wait for."""
         self._placer.hurry()
         self.text_keeper.hurry()
+
+    @property
+    def awaits_features(self) -> bool:
+        """Whether there are items whose text features somebody is about to store, which nobody tells of."""
+        return self._placer.awaits_features or self.text_keeper.awaits_features
 
     async def _look(self) -> None:
         try:
@@ -303,7 +331,7 @@ class Rooms:
         if counted.get(document_store.REVISION) != self._counted.get(document_store.REVISION):
             await self.refresh_documents()
         elif counted.get(tallies.REVISION) != self._counted.get(tallies.REVISION):
-            await self.refresh_tallies()
+            await self._refresh_tallies()
         await self.log_tail.catch_up()
         await self.catalogue_tail.catch_up()
         await self._follow_erasures()
@@ -334,22 +362,27 @@ class Rooms:
         )
 
     async def close(self) -> None:
-        """Write what waits, give the lease back, end every task and thread."""
+        """Write what waits, give the lease back, end every task and thread; what hangs is left behind."""
         await self.committer.stop()
         await self.embedder.stop()
-        await self.impression_writer.stop()
         try:
-            await self._in_writing(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
-        except DatabaseUnavailableError:
+            async with asyncio.timeout(_LAST_WRITES_LIMIT_S):
+                await self.impression_writer.stop()
+                await self._in_writing(self.registry.heartbeat, self.server_id, [], 0.0, self.now_us())
+        except (DatabaseUnavailableError, TimeoutError):
             log.warning("lease_not_returned")
-        for threads in (
+        threads = (
+            self._report_thread,
             self._reading_threads,
             self._writing_threads,
             self._compute_threads,
             self._loader_thread,
             self._text_thread,
-        ):
-            threads.shutdown(wait=True, cancel_futures=True)
+        )
+        await asyncio.gather(
+            asyncio.to_thread(self.notifications.close),
+            *(asyncio.to_thread(each.shutdown, wait=True, cancel_futures=True) for each in threads),
+        )
         self._store.close()
         self.database.close()
 
@@ -357,18 +390,24 @@ class Rooms:
 
     async def refresh_event_types(self) -> None:
         """Read the registered event types."""
-        self.event_types = await self.in_database(self.event_type_store.all)
+        async with self._refreshing:
+            self.event_types = await self.in_database(self.event_type_store.all)
 
     async def refresh_documents(self) -> None:
         """Read the strategies and the experiments."""
-        try:
-            self.strategies.replace(await self.in_database(self.strategy_store.all))
-            self.experiments.replace(await self.in_database(self.experiment_store.all))
-        except InvalidFieldError as error:  # a newer release wrote it: what is held goes on answering
-            log.error("documents_not_read", reason=str(error))
-        await self.refresh_tallies()
+        async with self._refreshing:
+            try:
+                self.strategies.replace(await self.in_database(self.strategy_store.all))
+                self.experiments.replace(await self.in_database(self.experiment_store.all))
+            except InvalidFieldError as error:  # a newer release wrote it: what is held goes on answering
+                log.error("documents_not_read", reason=str(error))
+            await self._read_tallies()
 
-    async def refresh_tallies(self) -> None:
+    async def _refresh_tallies(self) -> None:
+        async with self._refreshing:
+            await self._read_tallies()
+
+    async def _read_tallies(self) -> None:
         """Read how the arms of the experiments that learn stand."""
         for name, experiment in self.experiments.experiments.items():
             if experiment.allocation != FIXED:
@@ -400,7 +439,7 @@ class Rooms:
         texts = [text for item in items.values() if (text := item.text())]
         if texts:
             await self._run(self._text_thread, self._encode, texts)
-            self._tell_fellows()
+            self._tell_others()
         async with self.catalogue_tail.turn:  # a change applied while they are placed must not be undone
             await self._placer.place(item_ids, self.generations.loaded)
         await self.text_keeper.place(item_ids)
@@ -411,15 +450,22 @@ class Rooms:
             await self._run(self._text_thread, lambda: self._encoder)
             await self._run(self._text_thread, self.query_features.load)
             await self.text_keeper.start(self._encoder.id, self._encoder.dimension)
+        except DatabaseUnavailableError as error:  # `follow` reads what is stored when it is back
+            log.warning("texts_awaited", reason=str(error))
         except Exception:  # the server answers all the same; what needs it says so
             log.exception("text_encoder_not_loaded")
 
     async def mirror_label(self, label: str, number: int) -> None:
-        """Note in the artifact store where a label points now; what fails is logged, SQL is what counts."""
+        """Note in the artifact store where a label points now; what fails is logged, SQL is what counts.
+
+        Behind a load that takes long it is noted later, in the order in which labels were moved.
+        """
         try:
-            await self._run(self._loader_thread, self._store.mirror_label, label, number)
-        except (ArtifactError, OSError) as error:
-            log.warning("label_not_mirrored", label=label, generation=number, reason=str(error))
+            async with asyncio.timeout(_MIRROR_LIMIT_S):
+                await asyncio.shield(self._run(self._loader_thread, self._store.mirror_label, label, number))
+        except (ArtifactError, OSError, TimeoutError) as error:
+            reason = str(error) or f"the artifact store did not answer in {_MIRROR_LIMIT_S:g} s"
+            log.warning("label_not_mirrored", label=label, generation=number, reason=reason)
 
     # --- what the parts call
 

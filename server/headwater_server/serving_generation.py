@@ -13,15 +13,16 @@ import torch
 
 from headwater_core.co_visits import REPEAT_EVENTS, Blend, Bonuses, trend_bonuses
 from headwater_core.dislikes import voters
+from headwater_core.errors import ArtifactError
 from headwater_core.events import HistoryEvent
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import HistoryTensors, TextFeatures, TokenSequence, collate, tokens
-from headwater_core.manifest import Manifest
+from headwater_core.manifest import USER_TOWER, Manifest
 from headwater_core.newcomers import Heritage
 from headwater_core.reading_on import read_on
 from headwater_core.shards import Vectors
 from headwater_core.strategies import CO_VISIT, POPULAR, REPEAT
-from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, load_state
+from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, check_size, load_state
 from headwater_server.item_space import ItemSpace
 
 _AS_LEARNED: Mapping[str, float] = MappingProxyType({})
@@ -61,6 +62,10 @@ class ServingGeneration:
         self.manifest: Manifest = loaded.manifest
         self.config = TowerConfig.from_dict(loaded.manifest.tower_config)
         self._text_features = text_features
+        if self.config.dimension != self.manifest.dimension:
+            reason = f"has towers for vectors of {self.config.dimension}; the manifest says {self.manifest.dimension}"
+            raise ArtifactError("load", f"generation {self.manifest.number}", reason)
+        check_size(self.config, self.manifest.files[USER_TOWER].bytes, str(loaded.user_tower))
         self._user_tower = UserTower(self.config).eval()
         self._item_feature_tower = ItemFeatureTower(self.config).eval()
         self._joint_heads = JointHeads(self.config).eval()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, SecretStr
 
 from headwater_core.settings import CoreSettings
 
@@ -16,6 +18,26 @@ class ServerSettings(CoreSettings):
     """The gRPC port; 0 takes a free one."""
     metrics_port: int | None = Field(default=8981, ge=0, le=65535)
     """The HTTP port of /metrics; 0 takes a free one, none (an empty variable) serves none."""
+    metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    """The address of /metrics, which has neither TLS nor tokens."""
+    admin_port: int | None = Field(default=None, ge=0, le=65535)
+    """A gRPC port beside the other; set: methods of scope admin are answered there alone."""
+    tls_cert_file: Path | None = None
+    """PEM file of the server's certificate chain, read again when it changes; none: no TLS."""
+    tls_key_file: Path | None = None
+    """PEM file of its private key."""
+    tls_client_ca_file: Path | None = None
+    """PEM file of authorities; set: clients must show a certificate of one of them."""
+    tokens_file: Path | None = None
+    """Who may call, as JSON (docs/security.md), read again when it changes."""
+    tokens: SecretStr | None = None
+    """The same in the variable itself; none, and no file: every caller may do everything."""
+    token_calls_per_s: float | None = Field(default=None, gt=0)
+    """Calls a second, to each worker, of a token that has no limit of its own; none: no limit."""
+    token_max_in_flight: int | None = Field(default=None, ge=1)
+    """Calls and streams under way at once, in each worker, of a token that has no limit of its own; none: no limit."""
+    allow_insecure: bool = False
+    """Listen beyond this machine even without TLS or without authentication."""
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that answer on the port, a core each; each serves its metrics 10 ports above the one before."""
     max_in_flight: int = Field(default=64, ge=1)
@@ -52,5 +74,17 @@ class ServerSettings(CoreSettings):
     """How long after something was shown the events on it count."""
     drain_s: float = Field(default=10.0, ge=0)
     """How long calls under way may take after SIGTERM."""
+    drain_delay_s: float = Field(default=1.0, ge=0)
+    """How long calls are still taken after SIGTERM, NOT_SERVING being told already, so that load balancers notice."""
+    max_connection_age_s: float | None = Field(default=600.0, gt=0)
+    """Clients are asked to connect anew after about so long, and so find servers that were added; none: never."""
+    max_connection_age_grace_s: float | None = Field(default=None, gt=0)
+    """How long calls and streams may go on over a connection that has aged; none: to their end."""
+    max_connection_idle_s: float | None = Field(default=None, gt=0)
+    """A connection without calls is closed after so long; none: never."""
+    keepalive_interval_s: float = Field(default=60.0, ge=1)
+    """How long a connection may be silent before the client is asked whether it lives."""
+    keepalive_timeout_s: float = Field(default=20.0, ge=1)
+    """How long to wait for its answer before the connection is given up."""
     max_ahead_s: float = Field(default=300.0, ge=0)
     """How far ahead of the server's clock an event_time may lie."""

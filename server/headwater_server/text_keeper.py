@@ -84,6 +84,11 @@ class TextKeeper:
             return None
         return PlacedTexts(self._encoder, self._view.revision, self.space, tuple(self._waiting))
 
+    @property
+    def awaits_features(self) -> bool:
+        """Whether an item waits for its text features."""
+        return bool(self._waiting)
+
     def hurry(self) -> None:
         """Features were stored: it is time to look again."""
         self._pause_s, self._retry_at = _RETRY_S, 0.0

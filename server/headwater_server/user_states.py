@@ -16,9 +16,12 @@ from typing import NamedTuple
 
 from headwater_core.errors import DatabaseUnavailableError
 from headwater_core.events import NEVER_AGAIN, EventType, HistoryEvent, LoggedEvent, Subject, SubjectKind, history_event
-from headwater_core.feedback_log import Recollection
+from headwater_core.recalling import Recollection
 from headwater_core.shards import Vectors
 from headwater_server.kept_slates import KeptSlate
+
+FEW_READINGS = 64
+"""So many at once are done in a moment, once a database that hung is there again."""
 
 
 class KeptInterests(NamedTuple):
@@ -58,6 +61,8 @@ class _Load:
     applied_meanwhile: list[LoggedEvent] = field(default_factory=list)
     outdated: bool = False
     """A link or an erasure came in between: what was read is not what should be read."""
+    n_waiting: int = 0
+    """Callers who still want it."""
 
 
 class UserStates:
@@ -182,9 +187,24 @@ class UserStates:
         if load is None:
             load = _Load(asyncio.create_task(self._load_state(subject), name="load-user-state"))
             self._loads[subject] = load
-            load.task.add_done_callback(lambda _: self._loads.pop(subject, None))
-        # Shielded: one caller who leaves must not end the reading that others wait for.
-        return await asyncio.shield(load.task)
+            load.task.add_done_callback(lambda _: self._end(subject, load))
+            load.task.add_done_callback(_hear)
+        load.n_waiting += 1
+        try:
+            # Shielded: one caller who leaves must not end the reading that others wait for.
+            return await asyncio.shield(load.task)
+        finally:
+            load.n_waiting -= 1
+            # Read to its end it answers the next request. But many that nobody waits for must not queue up before those
+            # that somebody does.
+            if not load.n_waiting and not load.task.done() and len(self._loads) > FEW_READINGS:
+                self._end(subject, load)
+                load.task.cancel()
+
+    def _end(self, subject: Subject, load: _Load) -> None:
+        """Let nobody join it any more."""
+        if self._loads.get(subject) is load:
+            del self._loads[subject]
 
     async def _load_state(self, subject: Subject) -> UserState:
         await asyncio.sleep(0)  # lets the caller register the load before anything is read
@@ -229,3 +249,9 @@ class UserStates:
 
 def _place(event: HistoryEvent) -> tuple[int, int]:
     return event.event_time_us, event.position
+
+
+def _hear(load: asyncio.Task[UserState]) -> None:
+    """Let a failure that nobody waits for any more be no news to the event loop: who asks next is told of it."""
+    if not load.cancelled():
+        load.exception()

@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,7 @@ class Workers:
         self._settings = settings
         self._work = work
         self._bells = doorbells(settings.workers)
+        self._sender = uuid.uuid4().hex
         self._number_of: dict[int, int] = {}
         """By process id."""
         self._began_s = [0.0] * settings.workers
@@ -67,11 +69,14 @@ class Workers:
         gc.freeze()  # a collection would write into every object that the workers are to share
         with (
             _reserved(self._settings.host, self._settings.port) as held,
+            _reserved_admin(self._settings) as held_admin,
             tempfile.TemporaryDirectory(prefix="headwater-workers-") as folder,
         ):
             port = held.getsockname()[1]
             cache_dir = self._settings.store_cache_dir or Path(folder)
-            self._settings = self._settings.model_copy(update={"port": port, "store_cache_dir": cache_dir})
+            admin_port = held_admin.getsockname()[1] if held_admin is not None else None
+            changes = {"port": port, "admin_port": admin_port, "store_cache_dir": cache_dir}
+            self._settings = self._settings.model_copy(update=changes)
             self._verified = VerifiedFiles(Path(folder))
             for signal_number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signal_number, self._end)
@@ -90,7 +95,7 @@ class Workers:
         number = self._number_of.pop(pid, None)
         if number is None or self._is_ending:
             return 0
-        if status == GIVE_UP:
+        if status == GIVE_UP and not self._any_works():
             self._end()
             return GIVE_UP
         lived_s = time.monotonic() - self._began_s[number]
@@ -101,6 +106,12 @@ class Workers:
         time.sleep(pause_s)
         self._start(number)
         return 0
+
+    def _any_works(self) -> bool:
+        """Whether a worker has lived long: what one in another's place cannot work with (a file that is being written,
+        say) has not ended that one, and may be mended."""
+        now_s = time.monotonic()
+        return any(now_s - self._began_s[number] > _LIVED_LONG_S for number in self._number_of.values())
 
     def _start(self, number: int) -> None:
         """Start a worker, unless all are to end."""
@@ -127,7 +138,7 @@ class Workers:
         settings = self._settings.model_copy(update={"metrics_port": port})
         status = GIVE_UP
         try:
-            fellows = Fellows(number, self._bells[number], self._preloaded, self._verified)
+            fellows = Fellows(number, self._bells[number], self._preloaded, self._verified, self._sender)
             status = self._work(settings, fellows, self._life)
         except BaseException:
             log.exception("worker_failed", worker=number)
@@ -135,11 +146,17 @@ class Workers:
         finally:
             os._exit(status)  # nothing of the parent's must run in a worker's name
 
-    def _end(self, *_: object) -> None:
+    def _end(self, signal_number: int = signal.SIGTERM, *_: object) -> None:
         self._is_ending = True
         for pid in self._number_of:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal_number)
+
+
+def _reserved_admin(settings: ServerSettings) -> contextlib.AbstractContextManager[socket.socket | None]:
+    if settings.admin_port is None:
+        return contextlib.nullcontext()
+    return _reserved(settings.host, settings.admin_port)
 
 
 def _reserved(host: str, port: int) -> socket.socket:

@@ -201,3 +201,16 @@ def test_tenants_are_kept_apart(database: Database, catalogue: Catalogue) -> Non
     assert other.revision() == 0
     assert other.list("", 10, "crime") == []
     assert other.delete(["film"]) == (0, 0)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_import_is_looked_at_without_delay(database: Database) -> None:
+    """PostgreSQL knows what the words of a thousand new items are like before it would look by itself."""
+    known = "SELECT count(*) FROM pg_stats WHERE tablename = 'item_words'"
+    catalogue = Catalogue(database)
+    for first in range(0, 1_000, 500):
+        with database.read() as connection:
+            assert connection.exec_driver_sql(known).scalar() == 0
+        catalogue.upsert([Item(f"item-{number}", f"lamp {number}") for number in range(first, first + 500)], None, 1)
+    with database.read() as connection:
+        assert (connection.exec_driver_sql(known).scalar() or 0) > 0

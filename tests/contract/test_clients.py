@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import threading
 import time
 from collections import Counter
@@ -40,11 +41,12 @@ from headwater_client import (
     WriterConfig,
     event,
     item,
+    request_id,
 )
 from headwater_client.testing import FakeServer
 
 KINDS = ("sync", "async")
-FAST = RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02)
+FAST = RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02, patience_s=0.0)
 
 
 class Awaitable:
@@ -365,6 +367,50 @@ async def test_calls_that_are_not_idempotent_are_never_retried(client: Any, serv
     assert len(server.calls_of("Rollback")) == 1
 
 
+async def test_a_server_that_is_away_is_waited_for(connect: Callable[..., Any], server: FakeServer) -> None:
+    """Past gRPC's own tries, as long as patience and deadline last; then the reason is that nobody answered."""
+    patient = connect(retry=RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02))
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=FAST.max_attempts * 3, method="Recommend")
+    assert (await patient.recommend(timeout_s=30)).generation == 1
+    assert len(server.calls_of("Recommend")) == FAST.max_attempts * 3 + 1
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=1_000_000, method="Recommend")
+    with pytest.raises(UnavailableError):
+        await patient.recommend(timeout_s=5)
+    less = connect(retry=RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02, patience_s=0.2))
+    with pytest.raises(UnavailableError):
+        await less.recommend(timeout_s=30)
+
+
+async def test_a_server_that_asks_for_no_other_try_gets_none(connect: Callable[..., Any], server: FakeServer) -> None:
+    """However patient the client is."""
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, pushback_ms=-1)
+    with pytest.raises(UnavailableError) as raised:
+        await connect(retry=RetryConfig()).recommend()
+    assert raised.value.is_final
+    assert len(server.calls_of("Recommend")) == 1
+
+
+async def test_a_call_that_is_not_idempotent_waits_for_a_connection(kind: str) -> None:
+    """It is sent once, to a server that began after the call; nobody at all is UNAVAILABLE."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+
+    def connect(**options: Any) -> Any:
+        return AsyncClient(address, **options) if kind == "async" else Awaitable(Client(address, **options))
+
+    client, impatient = connect(), connect(retry=RetryConfig(patience_s=0.3))
+    with pytest.raises(UnavailableError):
+        await impatient.delete_items(["up"], timeout_s=30)
+    await impatient.close()
+    deleting = asyncio.create_task(client.delete_items(["up"], timeout_s=30))
+    await asyncio.sleep(0.3)  # that it is tried with nobody there; sooner or later, it must end well
+    async with FakeServer(port=port) as server:
+        assert await asyncio.wait_for(deleting, 30) == 0
+        assert len(server.calls_of("DeleteItems")) == 1
+    await client.close()
+
+
 async def test_the_servers_pushback_is_respected(client: Any, server: FakeServer) -> None:
     """A negative grpc-retry-pushback-ms forbids the retry; another one is a hint when to do it."""
     server.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, pushback_ms=-1)
@@ -435,6 +481,24 @@ async def test_token_and_tenant_travel_as_metadata(connect: Callable[..., Any], 
     assert sent == [("Bearer one", "acme"), ("Bearer two", "acme")]
     await connect().recommend()
     assert not {"authorization", "headwater-tenant"} & set(server.calls[-1].metadata)
+
+
+async def test_every_call_has_a_request_id(connect: Callable[..., Any], server: FakeServer) -> None:
+    """A new one each, or the caller's own; retries keep it, and so does the error when no server is there."""
+    client = connect()
+    await client.recommend()
+    await client.recommend()
+    server.fail_next(grpc.StatusCode.UNAVAILABLE)
+    with request_id("web-17"):
+        await client.recommend()
+    sent = [call.metadata["headwater-request-id"] for call in server.calls]
+    assert len(set(sent[:2])) == 2 and sent[2:] == ["web-17"] * 2
+    server.fail_next(grpc.StatusCode.NOT_FOUND)
+    with request_id("web-18"), pytest.raises(NotFoundError) as caught:
+        await client.recommend()
+    assert caught.value.request_id == "web-18"
+    with pytest.raises(ValueError, match="request id"), request_id("a b"):
+        pass
 
 
 async def test_read_your_writes_carries_tokens(connect: Callable[..., Any], server: FakeServer) -> None:
@@ -537,25 +601,43 @@ async def test_a_writer_reports_what_it_cannot_write(
     assert (writer.failures, writer.failed, writer.written) == (told, 2, 0)
 
 
-async def test_a_full_writer_drops_and_counts(client: Any, server: FakeServer, writer_of: Callable[..., Any]) -> None:
-    """With when_full="drop" an event that finds no room is dropped, counted, and write() says so."""
+async def test_a_full_writer_drops_and_counts(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With when_full="drop" an event that finds no room is dropped; write(), on_failure and the log say so."""
+    told: list[WriteFailure] = []
     config = WriterConfig(max_batch=2, max_queue=2, max_wait_ms=60_000, when_full="drop", initial_backoff_s=5)
-    writer = writer_of(client, config)
+    writer = writer_of(client, config, told.append)
     server.fail_next(grpc.StatusCode.UNAVAILABLE, times=1000, method="WriteEvents")
-    assert [await writer.write(like("heat")) for _ in range(4)] == [True, True, False, False]
+    events = [like("heat") for _ in range(4)]
+    assert [await writer.write(one) for one in events] == [True, True, False, False]
+    assert [(failure.event, failure.status) for failure in told] == [
+        (one, grpc.StatusCode.RESOURCE_EXHAUSTED) for one in events[2:]
+    ]
+    assert "2 events are dropped" in told[1].reason
     await writer.close(timeout_s=0)
     assert (writer.dropped, writer.failed) == (2, 2)
+    assert writer.failures == told
+    said = [record.getMessage() for record in caplog.records if record.name == "headwater_client"]
+    assert [line for line in said if "places are taken" in line] == [
+        "all 2 places are taken: new events are dropped, 0 before this"  # once in a while, not for every event
+    ]
+    assert any(line.startswith("2 events are not written") for line in said)
 
 
 async def test_a_full_writer_blocks_until_there_is_room(
-    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+    client: Any, server: FakeServer, writer_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With when_full="block" every event is written, however small the queue."""
-    writer = writer_of(client, WriterConfig(max_batch=2, max_queue=2, max_wait_ms=0))
+    """With when_full="block" every event is written, however small the queue; that write() waits is in the log."""
+    writer = writer_of(client, WriterConfig(max_batch=2, max_queue=2, max_wait_ms=0, initial_backoff_s=0.01))
+    server.fail_next(grpc.StatusCode.UNAVAILABLE, times=FAST.max_attempts * 2, method="WriteEvents")
     for _ in range(20):
         assert await writer.write(like("heat"))
     await writer.close()
     assert (len(server.events), writer.dropped) == (20, 0)
+    assert [record.getMessage() for record in caplog.records if record.name == "headwater_client"] == [
+        "all 2 places are taken: write() waits until some of them are written"
+    ]
 
 
 async def test_a_writer_survives_its_callers_mistakes(client: Any, writer_of: Callable[..., Any]) -> None:

@@ -47,14 +47,18 @@ def test_counters_of_concurrent_writers_give_each_number_once(database: Database
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://nobody@127.0.0.1:1/none?connect_timeout=2", "sqlite:////nowhere/at/all/headwater.db"]
+    ("url", "reason"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none?connect_timeout=2", "the database cannot be reached"),
+        ("sqlite:////nowhere/at/all/headwater.db", "the database's file cannot be opened"),
+    ],
 )
-def test_a_database_that_is_down_is_unavailable(url: str) -> None:
+def test_a_database_that_is_down_is_unavailable(url: str, reason: str) -> None:
     """Reading and writing raise DatabaseUnavailableError when there is nothing to connect to."""
     log = FeedbackLog(Database(url))
     with pytest.raises(DatabaseUnavailableError) as told:
         log.head()
-    assert str(told.value) == "the database cannot be reached", "hosts, users and files are for the log alone"
+    assert str(told.value) == reason, "hosts, users and files are for the log alone"
     with pytest.raises(DatabaseUnavailableError):
         log.prune_event_ids(0, 1)
 
@@ -109,6 +113,9 @@ def test_no_connection_waits_for_ever(database: Database) -> None:
     """A host that is gone without a word, and a statement without end, are given up; what the URL says counts more."""
     with database.read() as connection:
         assert connection.exec_driver_sql("SHOW statement_timeout").scalar() == "30s"
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "10s"
+        assert connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar() == "15s"
+        assert connection.exec_driver_sql("SHOW application_name").scalar() == "headwater"
         given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
     assert (given["keepalives_idle"], given["tcp_user_timeout"], given["connect_timeout"]) == ("10", "10000", "5")
     own = Database(str(database.url.update_query_dict({"tcp_user_timeout": "2000"})))
@@ -129,6 +136,42 @@ def test_a_migration_may_take_its_time(database: Database, monkeypatch: pytest.M
     monkeypatch.setattr(command, "upgrade", upgrade)
     database.migrate()
     assert limits == ["0"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_process_that_stops_in_a_transaction_holds_its_locks_no_longer(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL ends its session; the others go on, and so does it once it runs again."""
+    database, other = Database(database_url), Database(database_url)
+    other.migrate()
+    other.counters("default")  # it has its connection, whose limit is the usual one
+    with monkeypatch.context() as patched:
+        patched.setattr(database_module, "IDLE_IN_TRANSACTION_TIMEOUT_S", 1)
+        with pytest.raises(DatabaseUnavailableError), database.write() as connection:
+            advance(connection, "default", "anything", 7)
+            with other.write() as waiting:  # it holds nothing while it waits for the row
+                assert advance(waiting, "default", "anything", 1) == 1
+            advance(connection, "default", "anything", 7)
+    with database.write() as connection:
+        assert advance(connection, "default", "anything", 1) == 2
+    database.close()
+    other.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_process_has_no_more_connections_than_it_was_given(
+    database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes when all are taken waits, and is told if none becomes free."""
+    monkeypatch.setattr(database_module, "POOL_TIMEOUT_S", 0.05)
+    small = Database(database_url, pool_size=2, application="small")
+    with small.read() as connection, small.read(), pytest.raises(DatabaseUnavailableError), small.read():
+        raise AssertionError("a third connection")
+    with small.read() as connection:
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'small'"
+        assert connection.exec_driver_sql(asked).scalar() == 2
+    small.close()
 
 
 def test_errors_do_not_tell_what_was_written(database: Database) -> None:

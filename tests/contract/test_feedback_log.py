@@ -71,6 +71,16 @@ class TestAppend:
         assert log.append([event], NOW_US + 5) == [AppendResult(ACCEPTED, 1)]
         assert log.read_after(0, 10) == [LoggedEvent(1, NOW_US + 5, event)]
 
+    def test_the_longest_ids_fit_the_indexes(self, log: FeedbackLog) -> None:
+        """Of characters that take most bytes and that nothing compresses, in every place at once."""
+        chooser = random.Random(1)
+        event_id, user_id, visitor_id, item_id = (
+            "".join(chr(chooser.randrange(0x20000, 0x2A6D0)) for _ in range(256)) for _ in range(4)
+        )
+        event = Event(event_id, "t" * 64, user_id, visitor_id, item_id=item_id, event_time_us=NOW_US)
+        assert log.append([event], NOW_US) == [AppendResult(ACCEPTED, 1)]
+        assert log.recall(Subject(SubjectKind.VISITOR, visitor_id), 1, []).seen_item_ids == {item_id}
+
     def test_an_event_without_a_time_happened_when_it_was_received(self, log: FeedbackLog) -> None:
         """event_time_us is always set on what is read; a retry received later is still the same event."""
         event = click("id", event_time_us=None)
@@ -264,6 +274,17 @@ class TestHistory:
         assert log.resolve(COOKIE) == ANN == log.resolve(ANN)
         assert log.linked_visitors("ann") == ["cookie"]
         assert log.links() == {"cookie": "ann"}
+
+    def test_many_are_read_at_once_each_with_a_limit_of_its_own(self, log: FeedbackLog) -> None:
+        """As each alone: linked visitors' events are the user's, and of nobody there are none."""
+        log.append([click("a", visitor_id="cookie"), click("b", "ben"), click("c", "", visitor_id="cookie")], NOW_US)
+        log.append([click("d", "ben"), click("e"), click("f", event_type="impression")], NOW_US)
+        limits = {ANN: 2, BEN: 10, COOKIE: 10, Subject(SubjectKind.USER, "nobody"): 10}
+        found = log.histories(limits)
+        assert [[each.position for each in history] for history in found.values()] == [[3, 5], [2, 4], [3], []]
+        for subject, limit in limits.items():
+            assert found[subject] == [history_event(logged) for logged in log.history(subject, limit)]
+        assert log.histories({}) == {}
 
     def test_the_latest_link_wins(self, log: FeedbackLog) -> None:
         """A visitor belongs to one user at a time, by position, inside one batch too; duplicates do not link again."""

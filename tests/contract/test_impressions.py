@@ -50,7 +50,7 @@ def test_a_slate_is_written_once(database: Database) -> None:
 
 def test_impressions_are_listed_by_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a time on and before another, those of one moment by slate, each once, however many pages they fill."""
-    monkeypatch.setattr("headwater_core.impressions._PAGE", 2)
+    monkeypatch.setattr("headwater_core.paging.PAGE", 2)
     log = ImpressionLog(database)
     times_us = {"e": 10, "d": 20, "c": 20, "b": 20, "a": 20, "g": 30, "f": 40}
     shown = [replace(SHOWN, slate_id=slate_id, time_us=time_us) for slate_id, time_us in times_us.items()]

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Engine
 
-from headwater_core import allocation, outcome_report
+from headwater_core import allocation, outcome_report, paging
 from headwater_core.attribution import attribution_token
 from headwater_core.database import Database
 from headwater_core.events import Event, Subject, SubjectKind
@@ -112,6 +112,19 @@ def test_a_token_joins_an_event_to_its_place_in_the_slate(world: World) -> None:
     assert outcome.received_time_us - outcome.shown_time_us == 5 * SECOND_US
     assert list(world.outcomes.between(NOW_US, NOW_US + WINDOW_US)) == [outcome]
     assert world.attribute() is None
+
+
+def test_outcomes_are_read_in_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each once, those of one moment too."""
+    monkeypatch.setattr(paging, "PAGE", 2)
+    items = "abcde"
+    world.show("slate-1", *items)
+    for item_id in items:
+        world.write("click", item_id, "slate-1", at_s=5)
+        world.write("like", item_id, "slate-1", at_s=6)
+    world.attribute()
+    read = [(each.event_type, each.item_id) for each in world.outcomes.between(NOW_US, NOW_US + WINDOW_US)]
+    assert read == [(event_type, item_id) for event_type in ("click", "like") for item_id in items]
 
 
 def test_what_an_item_brought_counts_once(world: World) -> None:

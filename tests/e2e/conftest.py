@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ TASTES = {"space": "A space ship among the stars", "love": "A love story in the 
 ITEMS_PER_TASTE = 30
 USERS = 60
 EVENTS_PER_USER = 12
-_PROCESSES = Path(__file__).resolve().parents[2] / "examples" / "processes.py"
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HEADWATER_PORT": "0",
     "HEADWATER_METRICS_PORT": "",
     "HEADWATER_UPDATER_METRICS_PORT": "",
@@ -31,6 +28,34 @@ _ENVIRONMENT = {
     "HEADWATER_BOOTSTRAP_EPOCHS": "4",
     "HEADWATER_GARBAGE_GRACE_S": "1",
 }
+DEADLINE_S = 60.0
+"""Of every call: a machine that trains and tests besides may take longer over one than the SDK's 2 s."""
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+    """Ask again until it holds; fails, saying what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not in {timeout_s:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def wait_until_serving(client: Client) -> None:
+    """Wait for a generation to answer."""
+    wait_for(lambda: client.health() is HealthStatus.SERVING, "a generation in service")
+
+
+def positions(client: Client) -> list[int]:
+    """The log positions of all events, in order."""
+    found: list[int] = []
+    token = ""
+    while True:
+        page = client.list_events(page_size=1000, page_token=token)
+        found += [stored.log_position for stored in page.events]
+        token = page.next_page_token
+        if not token:
+            return found
 
 
 class World:
@@ -92,42 +117,32 @@ class World:
 
     def wait_until_serving(self) -> None:
         """Wait for a generation to answer."""
-        self.wait_for(lambda: self.client.health() is HealthStatus.SERVING, "a generation in service")
+        wait_until_serving(self.client)
 
     def wait_for(self, condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
         """Ask again until it holds; fails, saying what was waited for."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
-            if time.monotonic() > deadline:
-                pytest.fail(f"not in {timeout_s:.0f} s: {what}")
-            time.sleep(0.02)
+        wait_for(condition, what, timeout_s)
 
     def kill_updater(self) -> None:
         """kill -9."""
-        process = self.installation.processes["updater"]
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        self.installation.kill("updater")
 
 
-@pytest.fixture(scope="module")
-def installation_class() -> Any:
-    """examples/processes.py's Installation; examples/ is no package."""
-    spec = importlib.util.spec_from_file_location("examples_processes", _PROCESSES)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Installation
-
-
-@pytest.fixture
-def world(tmp_path: Path, installation_class: Any) -> Iterator[World]:
-    """A server whose first generation is trained; the updater is not started."""
-    with installation_class(tmp_path / "installation", _ENVIRONMENT) as installation:
+@contextmanager
+def planted_world(folder: Path, installation_class: Any, **environment: str) -> Iterator[World]:
+    """A server whose first generation is trained; the updater is not started. Args: environment: beside ENVIRONMENT."""
+    with installation_class(folder, {**ENVIRONMENT, **environment}) as installation:
         installation.start_server()
-        with Client(installation.address) as client:
+        with Client(installation.address, timeout_s=DEADLINE_S) as client:
             planted = World(installation, client)
             planted.plant()
             installation.run("headwater-updater", "bootstrap")
             planted.wait_until_serving()
             yield planted
+
+
+@pytest.fixture
+def world(tmp_path: Path, installation_class: Any) -> Iterator[World]:
+    """One on SQLite."""
+    with planted_world(tmp_path / "installation", installation_class) as world:
+        yield world

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from headwater_client import Client, event, item
+from tests.e2e.conftest import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -56,7 +57,7 @@ def test_the_server_swaps_under_load_without_a_failed_call(world: World) -> None
     generations: set[int] = set()
 
     def call_on() -> None:
-        with Client(world.installation.address) as client:
+        with Client(world.installation.address, timeout_s=DEADLINE_S) as client:
             while not ended.is_set():
                 try:
                     generations.add(client.recommend(user_id="user-2").generation)

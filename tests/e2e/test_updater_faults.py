@@ -20,6 +20,7 @@ from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA
 from headwater_core.registry import GenerationRegistry
 from headwater_updater.learner import Learner
+from tests.e2e.conftest import positions
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -41,7 +42,7 @@ def test_a_killed_updater_resumes_and_learns_every_event_once(world: World) -> N
         world.kill_updater()
     world.installation.start_updater()
     world.like(5)
-    events = _all_targets(world)
+    events = positions(world.client)
     world.wait_for(
         lambda: world.client.recommend(user_id="user-1").watermark >= events[-1], "the watermark at the log's head"
     )
@@ -54,19 +55,19 @@ def test_a_leader_that_was_suspended_cannot_publish(world: World) -> None:
     installation = world.installation
     installation.start_updater()
     world.like(20)
-    world.wait_for(lambda: learned_up_to(world) >= _all_targets(world)[-1], "the first leader's generation")
+    world.wait_for(lambda: learned_up_to(world) >= positions(world.client)[-1], "the first leader's generation")
     world.like(20)
     suspended = installation.processes["updater"]
     os.kill(suspended.pid, signal.SIGSTOP)
     try:
         installation.start_updater("successor")
         world.like(20)
-        world.wait_for(lambda: learned_up_to(world) >= _all_targets(world)[-1], "the successor's generation")
+        world.wait_for(lambda: learned_up_to(world) >= positions(world.client)[-1], "the successor's generation")
     finally:
         os.kill(suspended.pid, signal.SIGCONT)
     world.wait_for(lambda: "lease_lost" in installation.log_of("updater").read_text(), "the first to notice")
     world.like(20)
-    events = _all_targets(world)
+    events = positions(world.client)
     world.wait_for(lambda: learned_up_to(world) >= events[-1], "the watermark at the log's head")
     installation.stop_updater()
     installation.stop_updater("successor")
@@ -120,15 +121,3 @@ def test_a_damaged_shard_leaves_the_old_generation_serving(world: World) -> None
     assert blob.sha256 in shown.failure
     assert world.client.recommend(user_id="user-1").generation == serving
     assert world.client.health() is HealthStatus.SERVING
-
-
-def _all_targets(world: World) -> list[int]:
-    """The log positions of all likes, in order."""
-    positions: list[int] = []
-    token = ""
-    while True:
-        page = world.client.list_events(page_size=1000, page_token=token)
-        positions += [stored.log_position for stored in page.events]
-        token = page.next_page_token
-        if not token:
-            return positions

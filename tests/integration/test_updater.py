@@ -18,15 +18,19 @@ from structlog.testing import capture_logs
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.catalogue import Item
+from headwater_core.database import advance
 from headwater_core.errors import ArtifactError, ConflictError, DatabaseUnavailableError, LeaseLostError, NotFoundError
 from headwater_core.events import Event, LoggedEvent, Subject, SubjectKind
 from headwater_core.features import FeatureStore
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.generation import LoadedGeneration
 from headwater_core.impressions import Impression
+from headwater_core.log_pruning import LogPruning
 from headwater_core.manifest import CHECKPOINT, FileEntry, Manifest
+from headwater_core.outcomes import OFFSET
 from headwater_core.registry import STABLE, GenerationRecord, GenerationRegistry, Lease
 from headwater_core.text import text_hash
+from headwater_updater import heap
 from headwater_updater.daemon import Updater
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, now_us
@@ -103,7 +107,7 @@ def test_published_vectors_are_the_learners_own(bootstrapped: World) -> None:
         ids = sorted(table.item_ids())
         rows = np.array([table.row(item_id) for item_id in ids], dtype=np.int64)
         expected = learner.item_vectors(np.array([learner.row(item_id) for item_id in ids], dtype=np.int64))
-        np.testing.assert_array_equal(table.vectors(rows), expected)
+        np.testing.assert_allclose(table.vectors(rows), expected, rtol=1e-5, atol=1e-7)  # rounding is the processor's
     kinds = {record.full for record in world.resources.registry.list(None, 5)}
     assert kinds == {True, False}
 
@@ -608,9 +612,14 @@ def run_until(world: World, done: Callable[[], bool], **settings: Any) -> Update
     return metrics
 
 
-def test_the_daemon_bootstraps_learns_publishes_and_stops(world: World) -> None:
-    """From an empty store: it waits for enough events, bootstraps, learns what comes, and releases its lease."""
+def test_the_daemon_bootstraps_learns_publishes_and_stops(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an empty store: it waits for enough events, bootstraps, learns what comes, and releases its lease.
+
+    What a publication freed is given back.
+    """
     wrote = False
+    given_back_at: list[int] = []
+    monkeypatch.setattr(heap, "give_back", lambda: given_back_at.append(world.manifest.watermark))
 
     def done() -> bool:
         nonlocal wrote
@@ -624,6 +633,7 @@ def test_the_daemon_bootstraps_learns_publishes_and_stops(world: World) -> None:
 
     metrics = run_until(world, done, bootstrap_when_events=100)
     assert metrics.registry.get_sample_value("headwater_updater_watermark") == 207
+    assert given_back_at[-1] == 207
     assert metrics.registry.get_sample_value("headwater_updater_leading") == 0
     assert read_status(world.resources.database, "default", now_us()).leader is None
 
@@ -782,6 +792,26 @@ def test_the_leading_daemon_prunes(bootstrapped: World) -> None:
     run_until(bootstrapped, lambda: True)
     assert bootstrapped.resources.impressions.count() == 0
     assert bootstrapped.resources.log.prune_event_ids(now_us(), 1) == 0
+
+
+def test_learning_goes_on_with_a_pruned_log(bootstrapped: World) -> None:
+    """What is replayed, resumed from and bootstrapped from is what is kept."""
+    world = bootstrapped
+    world.events(50)
+    world.round()
+    with world.resources.database.write() as connection:
+        advance(connection, "default", OFFSET, world.resources.log.head())
+    pruning = LogPruning(world.resources.database)
+    learned = pruning.read_by_all()
+    assert learned >= 200
+    assert pruning.prune(now_us(), 10_000) == learned
+    assert world.resources.log.read_after(0, 1)[0].position == learned + 1
+    world.events(60)
+    world.round()
+    assert world.manifest.watermark == world.resources.log.head() == 310
+    assert not world.resume().learn()
+    world.bootstrap()
+    assert world.manifest.watermark == 310
 
 
 def test_status_before_anything_happened(tmp_path: Path) -> None:

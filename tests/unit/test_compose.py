@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from headwater_core.errors import ConfigurationError
+from headwater_server.exposure import check_exposure
 from headwater_server.settings import ServerSettings
 from headwater_updater.settings import UpdaterSettings
 
@@ -107,13 +109,28 @@ def test_the_images_are_targets_of_the_dockerfile(services: dict[str, Service]) 
 
 
 def test_ports_are_published_to_this_machine_only_and_each_once(services: dict[str, Service]) -> None:
-    """Callers are not authenticated, so nothing is published beyond the loopback address; all that is exposed is."""
+    """Servers let everybody in here, so nothing is published beyond the loopback address; all that is exposed is."""
     ports = [port for name in PROCESSES for port in services[name]["ports"]]
     hosts, published, inside = zip(*(port.split(":") for port in ports), strict=True)
     assert set(hosts) == {"127.0.0.1"}
     assert len(set(published)) == len(published)
     exposed = re.findall(r"^EXPOSE (.+)$", DOCKERFILE, re.MULTILINE)
     assert set(inside) == set(" ".join(exposed).split())
+
+
+def test_the_image_alone_lets_nobody_in_and_the_compose_file_says_that_it_does(services: dict[str, Service]) -> None:
+    """An image that is started without certificates and tokens refuses; the flag stands where the ports are seen."""
+    assert "HEADWATER_HOST=0.0.0.0" in DOCKERFILE
+    assert not re.search(r"^ENV.*HEADWATER_ALLOW_INSECURE", LOGICAL_LINES, re.MULTILINE)
+    for name in SERVERS:
+        given = ServerSettings.model_validate({"host": "0.0.0.0", "allow_insecure": _allows_all(services[name])})
+        check_exposure(given)
+        with pytest.raises(ConfigurationError):
+            check_exposure(given.model_copy(update={"allow_insecure": False}))
+
+
+def _allows_all(service: Service) -> str:
+    return str(service["environment"]["HEADWATER_ALLOW_INSECURE"])
 
 
 def test_the_health_checks_of_images_and_compose_agree(services: dict[str, Service]) -> None:

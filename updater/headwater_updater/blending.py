@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from headwater_core.co_visits import Blend
 from headwater_core.histories import TokenSequence
@@ -98,6 +97,7 @@ def judge(
     known.sort(key=lambda index: len(requests[index].sequence))  # like lengths together: less padding
     chunk = min(_SCORE_BATCH, max(1, _SCORE_ELEMENTS // max(1, len(candidates))))
     vectors = learner.table()[torch.from_numpy(candidates)]
+    wanted = list(dict.fromkeys(unit for blend in blends for _, unit in _units(blend)))
     for start in range(0, len(known), chunk):
         places = known[start : start + chunk]
         part = [requests[index] for index in places]
@@ -108,15 +108,13 @@ def judge(
         # One each for all blends: new ones each time would tear holes into the memory.
         base, total = torch.empty_like(towers), torch.empty_like(towers)
         based_on: Blend | None = None
-        units: dict[Blend, Tensor] = {}
+        units = learner.dense_bonuses(part, candidates, wanted)
         for index, blend in enumerate(blends):
             lasting = without_trend(blend)
             if lasting != based_on:
                 based_on = lasting
                 base.copy_(towers)
                 for strength, unit in _units(lasting):
-                    if unit not in units:
-                        units[unit] = _unit_bonuses(learner, part, candidates, unit)
                     base.add_(units[unit], alpha=strength)
             if blend.trend_strength:
                 unit = replace(blend, strength=0.0, repeat_strength=0.0, trend_strength=1.0)
@@ -130,6 +128,7 @@ def judge(
                 chosen = total.gather(1, targets.unsqueeze(1)).squeeze(1)  # (c,)
                 losses[places] = (total.logsumexp(1) - chosen).numpy()
                 top[places, :n_top] = candidates[total.topk(n_top, sorted=False).indices.numpy()]
+        units.clear()  # not beside the next chunk's
     losses[~np.isfinite(losses)] = np.nan
     return Judged(ranks, losses, top)
 
@@ -206,8 +205,3 @@ def _units(blend: Blend) -> list[tuple[float, Blend]]:
         ),
     ]
     return [(strength, unit) for strength, unit in parts if strength]
-
-
-def _unit_bonuses(learner: Learner, requests: Sequence[Request], candidates: np.ndarray, unit: Blend) -> Tensor:
-    """What every request's candidates get, (c, N)."""
-    return learner.dense_bonuses(requests, candidates, unit)

@@ -9,7 +9,7 @@ import structlog
 
 from headwater_core.cleaning import Cleaner, CleaningLimits, count_by_rule
 from headwater_core.errors import NotFoundError
-from headwater_core.events import HistoryEvent, Subject, history_event
+from headwater_core.events import HistoryEvent, Subject
 from headwater_core.histories import fit_vocabulary
 from headwater_core.towers import TowerConfig
 from headwater_updater.catalogue_feed import follow
@@ -140,7 +140,7 @@ def read_clean(resources: Resources, head: int, limits: CleaningLimits, report: 
         for rule, count in count_by_rule(batch.rejections).items():
             rejected[rule] = rejected.get(rule, 0) + count
         for subject, theirs in by_subject(batch.events, event_types).items():
-            grouped.setdefault(subject, []).extend(map(history_event, theirs))
+            grouped.setdefault(subject, []).extend(theirs)
         position = events[-1].position
         report("reading", position / head)
     for events_of in grouped.values():

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from headwater_core.co_visits import Blend
 from headwater_core.errors import ArtifactError, InvalidFieldError
 from headwater_core.histories import TextFeatures
-from headwater_core.towers import TowerConfig
+from headwater_core.json_reading import parse_json
+from headwater_core.towers import TowerConfig, check_size
 from headwater_updater.learner_config import LearnerConfig
 
 if TYPE_CHECKING:
@@ -24,6 +25,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 5
 _METADATA = "learner"
+_SHOWN = "<bytes>"
+_UNREADABLE = (
+    SafetensorError,
+    InvalidFieldError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+)
+"""What comes of content that is not what `save` writes."""
 
 
 def dense_parameters(learner: Learner) -> Iterator[tuple[str, nn.Parameter]]:
@@ -65,18 +78,19 @@ def load(kind: type[Learner], source: bytes, text_features: TextFeatures | None,
     try:
         content = _content(source)
         settings = {**content["config"], "tower": TowerConfig.from_dict(content["config"]["tower"])}
+        check_size(settings["tower"], len(source), _SHOWN)
+        tensors = _tensors(source)
         learner = kind.create(LearnerConfig(**settings), 0, text_features)
-        tensors = safetensors.torch.load(source)
         _fill(learner, content, tensors, np.arange(len(tensors["counts"])))
         learner.moved[:] = False
         if delta is not None:
-            content, tensors = _content(delta), safetensors.torch.load(delta)
+            content, tensors = _content(delta), _tensors(delta)
             if content["n_base_items"] != len(learner.item_ids):
                 raise _damaged(f"the delta is over {content['n_base_items']} items, not {len(learner.item_ids)}")
             _fill(learner, content, tensors, tensors["rows"].numpy())
             learner.moved[:] = False
             learner.moved[tensors["rows"].numpy()] = True
-    except (SafetensorError, InvalidFieldError, LookupError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _damaged(f"{type(error).__name__}: {error}") from error
     return learner
 
@@ -100,6 +114,14 @@ def _content(source: bytes) -> dict[str, Any]:
     if content["schema_version"] != SCHEMA_VERSION:
         raise _damaged(f"schema version {content['schema_version']} is not {SCHEMA_VERSION}")
     return content
+
+
+def _tensors(source: bytes) -> dict[str, Tensor]:
+    tensors = safetensors.torch.load(source)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise _damaged(f"{name} has a number that is not finite")
+    return tensors
 
 
 def _dense(learner: Learner) -> dict[str, Tensor]:
@@ -147,7 +169,13 @@ def _fill(learner: Learner, content: dict[str, Any], tensors: dict[str, Tensor],
     item_ids = [blob[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
     learner.add_items(item_ids, np.zeros((len(item_ids), learner.config.tower.feature_dimension), np.float16))
     learner.restore_items()
-    learner.remove_items([learner.item_ids[row - 1] for row in tensors["removed_rows"].tolist()])
+    removed = tensors["removed_rows"].tolist()
+    if not all(1 <= row <= len(learner.item_ids) for row in removed):
+        raise _damaged("removed_rows has one that no item has")
+    learner.remove_items([learner.item_ids[row - 1] for row in removed])
+    for name, named in (("rows", rows), ("successors.rows", tensors["successors.rows"].numpy())):
+        if len(named) and not 0 <= named.min() <= named.max() <= len(learner.item_ids):
+            raise _damaged(f"{name} has one that none of its {len(learner.item_ids)} items has")
     at = torch.from_numpy(rows)
     for name, table in _tables(learner).items():
         _expect(name, tensors[name], table[at])
@@ -183,10 +211,10 @@ def metadata(source: bytes, name: str) -> dict[str, Any]:
         ValueError, KeyError: when there is none.
     """
     length = int.from_bytes(source[:8], "little")
-    header = json.loads(source[8 : 8 + length])
-    content: dict[str, Any] = json.loads(header["__metadata__"][name])
+    header = parse_json(source[8 : 8 + length])
+    content: dict[str, Any] = parse_json(header["__metadata__"][name])
     return content
 
 
 def _damaged(reason: str) -> ArtifactError:
-    return ArtifactError("load checkpoint", "<bytes>", reason)
+    return ArtifactError("load checkpoint", _SHOWN, reason)

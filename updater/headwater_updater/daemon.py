@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
@@ -21,6 +21,8 @@ from headwater_core.errors import (
     LeaseLostError,
     NotFoundError,
 )
+from headwater_core.notifications import Notifications, Topic
+from headwater_updater import heap
 from headwater_updater.gate import CandidateRefusedError
 from headwater_updater.lease import Leadership, holder_name, now_us
 from headwater_updater.metrics import UpdaterMetrics
@@ -31,6 +33,8 @@ from headwater_updater.settings import UpdaterSettings
 
 _LONGEST_BACKOFF_S = 30.0
 _MOST_DOUBLINGS = 10
+_GATHERING_S = 0.1
+"""Told of an event, a round still waits so long for more: each costs as much as reading a hundred."""
 
 _log = structlog.get_logger(__name__)
 
@@ -62,15 +66,38 @@ class Updater:
         self._metrics = metrics or UpdaterMetrics()
         self._stopping = threading.Event()
         self._wait = wait or self._stopping.wait
+        self._wait_for_news = wait or self._sleep_until_news
+        self._news = threading.Event()
+        self._notifications = Notifications(resources.database, settings.tenant)
+        self._metrics.listening.set_function(lambda: float(self._notifications.is_listening))
         self._holder = holder_name()
         self._pruner = Pruner(resources, settings)
 
     def stop(self) -> None:
         """Ask `run` to end: it finishes its round, publishes what was learned and releases the lease."""
         self._stopping.set()
+        self._news.set()
 
     def run(self) -> None:
         """Work until asked to stop; what can pass by itself is waited for."""
+        self._notifications.start(self._hear)
+        try:
+            self._work()
+        finally:
+            self._notifications.close()
+
+    def _hear(self, topics: Collection[Topic]) -> None:
+        self._metrics.notifications.inc()
+        if Topic.WRITES in topics:
+            self._news.set()
+
+    def _sleep_until_news(self, longest_s: float) -> None:
+        gathering_s = min(_GATHERING_S, longest_s)
+        if not self._stopping.wait(gathering_s):
+            self._news.wait(longest_s - gathering_s)
+        self._news.clear()
+
+    def _work(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             try:
@@ -79,7 +106,8 @@ class Updater:
             except LeaseLostError as error:
                 _log.warning("lease_lost", reason=str(error))
             except CandidateRefusedError:
-                pass  # told where it was refused; the next session goes on from the last good state
+                # Told where it was refused; the next session goes on from the last good state.
+                self._notifications.announce(Topic.LABELS)
             except ConflictError as error:
                 _log.warning("label_moved", reason=str(error))
             except _Stopped:
@@ -134,9 +162,11 @@ class Updater:
             self._pruner.step(now_us())
             if self._can_bootstrap():
                 try:
-                    return TrainingSession.bootstrap(
+                    session = TrainingSession.bootstrap(
                         self._resources, self._settings, self._metrics, leadership, check=check
                     )
+                    self._notifications.announce(Topic.LABELS)
+                    return session
                 except NotFoundError as error:
                     # The whole log was read for nothing: not again soon.
                     failures += 1
@@ -146,7 +176,7 @@ class Updater:
             if not said:
                 _log.info("waiting_for_bootstrap", bootstrap_when_events=self._settings.bootstrap_when_events)
                 said = True
-            self._wait(self._settings.poll_interval_s)
+            self._wait_for_news(self._settings.poll_interval_s)
         return None
 
     def _can_bootstrap(self) -> bool:
@@ -166,9 +196,16 @@ class Updater:
             worked = session.learn()
             session.learn_ranking()
             if session.has_news and time.monotonic() - published_s >= settings.publish_interval_s:
-                session.publish(leadership.lease)
+                self._publish(session, leadership)
                 published_s = time.monotonic()
             if not worked:
-                self._wait(settings.poll_interval_s)
+                self._wait_for_news(settings.poll_interval_s)
         if session.has_news:
+            self._publish(session, leadership)
+
+    def _publish(self, session: TrainingSession, leadership: Leadership) -> None:
+        try:
             session.publish(leadership.lease)
+            self._notifications.announce(Topic.LABELS)
+        finally:
+            heap.give_back()

@@ -58,7 +58,8 @@ class Gatekeeper:
 
     def take_in_old(self, positions: Iterable[int]) -> None:
         """Choose the old window: targets that a full training has just left out, scored by what it trained."""
-        examples = replay_examples(self._log, list(positions)[-self._window :], self._length)
+        targets = self._log.read_at(list(positions)[-self._window :])
+        examples = replay_examples(self._log, targets, self._length)
         self._examples.update((example.events[-1].position, example) for example in examples)
         self._gate.old = [
             Reference(position, log_rank) for position, log_rank in sorted(self._log_ranks(examples).items())
@@ -68,7 +69,7 @@ class Gatekeeper:
         """What the gate says of the learner as it is now."""
         wanted = [reference.position for reference in (*self._gate.new, *self._gate.old)]
         missing = [position for position in wanted if position not in self._examples]
-        for example in replay_examples(self._log, missing, self._length, _DEPTH):
+        for example in replay_examples(self._log, self._log.read_at(missing), self._length, _DEPTH):
             self._examples[example.events[-1].position] = example
         log_ranks = self._log_ranks([self._examples[position] for position in wanted if position in self._examples])
         self._judged = log_ranks

@@ -171,6 +171,10 @@ class Learner:
 
     def bonuses(self, sequence: TokenSequence, blend: Blend) -> Bonuses:
         """What a history's items add to scores, by row, as in serving."""
+        return bonuses(*self._votes(sequence), blend)
+
+    def _votes(self, sequence: TokenSequence) -> tuple[list[Successors], np.ndarray]:
+        """What a history's bonuses are made of: the successors of its last items, and those items, (v,) rows."""
         on_items = np.flatnonzero(sequence.item_rows > 0)[::-1]
         visited, types = sequence.item_rows[on_items], sequence.type_index[on_items]
         against = np.isin(types, [self.config.tower.type_index(name) for name in self.config.tower.negative_types])
@@ -178,7 +182,7 @@ class Learner:
             visited = visited[voters(visited.tolist(), against.tolist())]
         visited = visited[:REPEAT_EVENTS]
         latest = [self._present(self.successors.of(row, self.counts)) for row in visited[:HISTORY_EVENTS].tolist()]
-        return bonuses(latest, visited, blend)
+        return latest, visited
 
     def trend(self, blend: Blend) -> Bonuses:
         """What trending items are given, by row, as in serving."""
@@ -323,21 +327,41 @@ class Learner:
         interests = self._interests(list(different.values()))  # (s, K, d)
         scores = score(interests, vectors)  # (s, N)
         scores = scores[[reader[id(request.sequence)] for request in requests]]  # (c, N)
-        place = np.full(len(self.counts), -1)
-        place[candidates] = np.arange(len(candidates))
+        place = self._places(candidates)
         if self.config.exclude_seen:
             for index, request in enumerate(requests):
                 seen = place[request.sequence.item_rows]
                 scores[index, torch.from_numpy(seen[seen >= 0])] = -torch.inf
         return scores, torch.from_numpy(place[[request.row for request in requests]])
 
-    def dense_bonuses(self, requests: Sequence[Request], candidates: np.ndarray, blend: Blend) -> Tensor:
-        """What each request's history adds to all candidates' scores, (c, N)."""
-        found: dict[int, np.ndarray] = {}  # the targets of one block share a history
-        for request in requests:
-            if id(request.sequence) not in found:
-                found[id(request.sequence)] = self.bonuses(request.sequence, blend).of(candidates)
-        return torch.from_numpy(np.stack([found[id(request.sequence)] for request in requests]))
+    def dense_bonuses(
+        self, requests: Sequence[Request], candidates: np.ndarray, blends: Sequence[Blend]
+    ) -> dict[Blend, Tensor]:
+        """What each request's history adds to all candidates' scores under each blend, (c, N)."""
+        if not blends:  # nothing asks for votes
+            return {}
+        place = self._places(candidates)
+        dense = {blend: np.zeros((len(requests), len(candidates)), np.float32) for blend in blends}
+        first: dict[int, int] = {}  # the targets of one block share a history
+        for index, request in enumerate(requests):
+            same = first.setdefault(id(request.sequence), index)
+            if same != index:
+                for found in dense.values():
+                    found[index] = found[same]
+                continue
+            votes = self._votes(request.sequence)
+            for blend, found in dense.items():
+                items, values = bonuses(*votes, blend)
+                at = place[items]
+                is_candidate = at >= 0
+                found[index, at[is_candidate]] = values[is_candidate]
+        return {blend: torch.from_numpy(found) for blend, found in dense.items()}
+
+    def _places(self, candidates: np.ndarray) -> np.ndarray:
+        """(n + 1,): which of the candidates (N,) each row is; -1: none."""
+        place = np.full(len(self.counts), -1)
+        place[candidates] = np.arange(len(candidates))
+        return place
 
     @torch.inference_mode()
     def table(self) -> Tensor:

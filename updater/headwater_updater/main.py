@@ -27,13 +27,13 @@ from rich.table import Table
 from headwater_core.database import Database
 from headwater_core.errors import ConflictError, HeadwaterError
 from headwater_core.feedback_log import FeedbackLog
-from headwater_core.logs import configure_logs
+from headwater_core.metrics_server import MetricsServer
 from headwater_core.registry import STABLE
 from headwater_updater.bootstrap import OnProgress
 from headwater_updater.daemon import Updater
 from headwater_updater.evaluation.commands import evaluate, rank
 from headwater_updater.lease import Leadership, holder_name, now_us
-from headwater_updater.metrics import MetricsServer, UpdaterMetrics
+from headwater_updater.metrics import UpdaterMetrics
 from headwater_updater.ope.command import ope
 from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
@@ -60,7 +60,7 @@ def run(database_url: DatabaseUrl = None, store_url: StoreUrl = None, tenant: Te
         metrics = UpdaterMetrics()
         server = None
         if settings.updater_metrics_port is not None:
-            server = MetricsServer(metrics, settings.updater_metrics_port)
+            server = MetricsServer(metrics.registry, settings.updater_metrics_port, settings.updater_metrics_host)
         resources = Resources.open(settings)
         updater = Updater(resources, settings, metrics)
 
@@ -168,7 +168,7 @@ def _database(settings: UpdaterSettings) -> Iterator[Database]:
 def _settings(**given: object) -> UpdaterSettings:
     """The settings, the command line's over the environment's; logs and threads are set up by them."""
     settings = UpdaterSettings.model_validate({name: value for name, value in given.items() if value is not None})
-    configure_logs(settings.log_level, settings.log_format)
+    settings.configure_logs()
     torch.set_num_threads(settings.training_threads)
     return settings
 

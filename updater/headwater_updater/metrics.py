@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
@@ -34,6 +33,8 @@ class UpdaterMetrics:
         self.round_s = self._histogram("round_seconds", "Time to clean, score and learn one batch")
         self.publish_s = self._histogram("publish_seconds", "Time to publish one generation")
         self.freshness_s = self._histogram("freshness_seconds", "From an event's receipt to the label that covers it")
+        self.listening = self._gauge("listening", "1 while PostgreSQL's notifications come through")
+        self.notifications = self._counter("notifications_heard", "Times that others told of their writes")
         self.prequential = self._gauge("prequential", "Rolling score-then-learn metrics", ("metric",))
 
     def show_prequential(self, metrics: Mapping[str, float]) -> None:
@@ -49,23 +50,3 @@ class UpdaterMetrics:
 
     def _histogram(self, name: str, help_text: str) -> Histogram:
         return Histogram(f"headwater_updater_{name}", help_text, registry=self.registry, buckets=_SECONDS)
-
-
-class MetricsServer:
-    """Serves /metrics over HTTP from a thread of its own until closed."""
-
-    def __init__(self, metrics: UpdaterMetrics, port: int) -> None:
-        """Listen on `port`, 0 being any free one.
-
-        Raises:
-            OSError: when the port is taken.
-        """
-        self._server: WSGIServer
-        self._server, self._thread = start_http_server(port, registry=metrics.registry)
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

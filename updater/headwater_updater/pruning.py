@@ -1,4 +1,4 @@
-"""What the database may forget with time: ids of old events, old impressions."""
+"""What the database may forget with time: ids of old events, old impressions, where it is wanted old events."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
+from headwater_core.log_pruning import LogPruning
 from headwater_updater.resources import Resources
 from headwater_updater.settings import UpdaterSettings
 
@@ -29,11 +30,14 @@ class Pruner:
 
     def __init__(self, resources: Resources, settings: UpdaterSettings) -> None:
         """Forget from these resources what the settings do not want to be kept."""
-        self._tasks = (
+        self._tasks = [
             _Task("event_ids", settings.event_id_retention_days * _DAY_US, resources.log.prune_event_ids),
             _Task("impressions", settings.impression_retention_days * _DAY_US, resources.impressions.prune),
             _Task("outcomes", settings.impression_retention_days * _DAY_US, resources.outcomes.prune),
-        )
+        ]
+        if settings.event_retention_days is not None:
+            pruning = LogPruning(resources.database, settings.tenant)
+            self._tasks.append(_Task("events", settings.event_retention_days * _DAY_US, pruning.prune))
         self._due_us = dict.fromkeys((task.rows for task in self._tasks), 0)
 
     def step(self, now_us: int) -> None:

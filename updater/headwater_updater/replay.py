@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import safetensors.numpy
@@ -52,13 +52,28 @@ class ReplayBuffer:
             self._next = (self._next + 1) % ring
 
     def _offer(self, position: int) -> None:
+        before, n_kept = self._offered, len(self._reservoir)
         self._offered += 1
-        if len(self._reservoir) < self._capacity - self._capacity // 2:
-            self._reservoir.append(position)
+        if n_kept < self._capacity - self._capacity // 2:
+            # Short again after it forgot: places for all would make the next events likelier than those passed over.
+            if n_kept == before or self._rng.integers(before) < n_kept:
+                self._reservoir.append(position)
             return
         place = int(self._rng.integers(self._offered))
         if place < len(self._reservoir):
             self._reservoir[place] = position
+
+    def forget(self, positions: Collection[int]) -> None:
+        """Keep events no more that the log has lost: what they would take of a draw goes to those that are there."""
+        if not positions:
+            return
+        gone = set(positions)
+        in_order = self._recent[self._next :] + self._recent[: self._next]
+        self._recent, self._next = [each for each in in_order if each not in gone], 0
+        kept = [each for each in self._reservoir if each not in gone]
+        # As many of those that were not chosen are taken to be lost, too.
+        self._offered = len(kept) and round(self._offered * len(kept) / len(self._reservoir))
+        self._reservoir = kept
 
     def sample(self, n: int, up_to_position: int | None = None) -> list[int]:
         """Draw up to n different events, half of them recent ones where there are as many.
@@ -105,6 +120,14 @@ class ReplayBuffer:
             buffer._recent, buffer._reservoir = positions[:n_recent], positions[n_recent:]
             buffer._next, buffer._offered = int(content["next"]), int(content["offered"])
             buffer._rng.bit_generator.state = content["rng"]
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            buffer._check()
+        except (SafetensorError, LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ArtifactError("load replay buffer", "<bytes>", f"{type(error).__name__}: {error}") from error
         return buffer
+
+    def _check(self) -> None:
+        ring = self._capacity // 2
+        is_full = len(self._recent) == ring
+        fits = len(self._recent) <= ring and len(self._reservoir) <= min(self._capacity - ring, self._offered)
+        if not fits or not 0 <= self._next < (ring if is_full else 1):
+            raise ValueError("its parts do not fit together")

@@ -46,7 +46,9 @@ class Resources:
             DatabaseUnavailableError: when the database cannot be reached.
             ConfigurationError: when a URL or the text encoder cannot work.
         """
-        database = Database(settings.database_url)
+        database = Database(
+            settings.database_url, pool_size=settings.database_pool_size, application="headwater-updater"
+        )
         database.migrate()
         tenant = settings.tenant
         reader = encoder or TextEncoder(settings.text_encoder_path)

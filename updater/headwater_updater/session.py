@@ -428,7 +428,9 @@ class TrainingSession:
             return
         n_new = sum(example.n_new for example in new)
         wanted = self._state.replay.sample(self._online.n_replayed(n_new), self.offset)
-        replayed = replay_examples(log, wanted, settings.history_length)
+        found = log.read_at(wanted)
+        self._state.replay.forget(set(wanted).difference(each.position for each in found))  # erased, or pruned
+        replayed = replay_examples(log, found, settings.history_length)
         result = self._online.learn(new, replayed, foreseen)
         # Rows count from 1: row 0 is "no item".
         self._changed.update(learner.item_ids[row - 1] for row in result.touched_rows)

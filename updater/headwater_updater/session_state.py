@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headwater_core.errors import ArtifactError, InvalidFieldError
+from headwater_core.json_reading import parse_json
 from headwater_updater.blend_search import BlendSearch
 from headwater_updater.gate import Gate
 from headwater_updater.pacing import Pacing
@@ -56,7 +57,7 @@ class SessionState:
             if name not in files:
                 raise ArtifactError("read", name, "is not part of the generation")
         try:
-            session = json.loads(files[SESSION])
+            session = parse_json(files[SESSION])
             if session["schema_version"] != SCHEMA_VERSION:
                 raise ArtifactError("read", SESSION, f"has schema version {session['schema_version']}")
             prequential, erasure = Prequential.load_state(session["prequential"]), int(session["erasure"])
@@ -64,6 +65,6 @@ class SessionState:
             gate = Gate.load_state(session["gate"])
             pacing = Pacing.load_state(session["pacing"], steps_per_round)
             watch = Watch.load_state(session["watch"])
-        except (ValueError, KeyError, TypeError, InvalidFieldError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, InvalidFieldError) as error:
             raise ArtifactError("read", SESSION, f"is no session state: {error}") from error
         return cls(ReplayBuffer.load_state(files[REPLAY]), prequential, search, gate, pacing, watch, erasure)

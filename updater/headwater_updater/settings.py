@@ -21,6 +21,8 @@ class UpdaterSettings(CoreSettings):
 
     updater_metrics_port: int | None = Field(default=8982, ge=0, le=65535)
     """The HTTP port of /metrics; 0 takes a free one, none (an empty variable) serves none."""
+    updater_metrics_host: str = Field(default="127.0.0.1", min_length=1)
+    """The address of /metrics."""
     updater_lease_ttl_s: float = Field(default=15.0, gt=0)
     """After this long without a sign of life of the leading updater another one may lead."""
     poll_interval_s: float = Field(default=0.5, gt=0)
@@ -105,6 +107,9 @@ class UpdaterSettings(CoreSettings):
     """Files younger than this are never collected."""
     event_id_retention_days: int = Field(default=30, ge=1, le=36_500)
     """So long after its receipt an event sent again is known for a duplicate; events themselves stay."""
+    event_retention_days: int | None = Field(default=None, ge=1, le=36_500)
+    """So long after its receipt an event is kept, longer where it is not learned or attributed yet; none: for ever.
+    Histories, what was seen and full trainings know only what is kept."""
     ranker_interval_s: float = Field(default=600.0, ge=1.0)
     """A ranker is fitted this often, if strategies rank by one."""
     ranker_wait_s: float = Field(default=300.0, ge=0.0)

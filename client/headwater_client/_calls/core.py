@@ -28,6 +28,8 @@ class Method(Generic[Request, Response]):
     """Whether calling it twice is as good as once, so that it may be retried."""
     serialize: Callable[[Request], bytes]
     deserialize: Callable[[bytes], Response]
+    is_patient: bool = True
+    """Whether a server that is away is worth waiting for."""
 
     @property
     def path(self) -> str:

@@ -32,7 +32,8 @@ def write(*events: Event, backfill: bool = False, timeout_s: float | None = None
 
     Args:
         events: 1 to 10,000, made by `event(…)`.
-        backfill: True for imports of past events: unknown event types are registered, robot rules do not apply.
+        backfill: True for imports of past events: robot rules do not apply, and unknown event types are registered if
+            the token has the scope admin too.
         timeout_s: the deadline. Default 30 s.
 
     Raises:

@@ -35,6 +35,7 @@ CHECK: Method[str, HealthStatus] = Method(
     idempotent=True,
     serialize=encode_request,
     deserialize=decode_response,
+    is_patient=False,  # that nobody answers is an answer
 )
 
 

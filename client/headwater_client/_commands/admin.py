@@ -11,6 +11,7 @@ from headwater_client import HealthStatus
 from headwater_client._commands.frame import EXIT_FAILED, Session, command
 from headwater_client._commands.output import show_json, show_lines, show_table
 
+_LIVENESS = "liveness"
 Label = Annotated[str, typer.Argument(help="The label; `stable` is what recommend answers from.")]
 
 
@@ -82,8 +83,14 @@ def register(app: typer.Typer) -> None:
     def health(
         session: Session,
         service: Annotated[str, typer.Argument(help="One service. Default: the server as a whole.")] = "",
+        live: Annotated[
+            bool, typer.Option("--live", help="Whether the process works at all, ready to recommend or not.")
+        ] = False,
     ) -> None:
         """Ask the server for its health; the exit code is 0 only when it is SERVING."""
+        if live and service:
+            raise ValueError("give a service or --live, one of them")
+        service = _LIVENESS if live else service
         status = session.client.health(service)
         if session.as_json:
             show_json({"service": service, "status": status})

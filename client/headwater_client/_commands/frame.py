@@ -60,12 +60,37 @@ def _connection_options(
             rich_help_panel=_PANEL,
         ),
     ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWATER_TLS_CLIENT_CERT",
+            help="PEM file of this client's certificate, where the server asks for one.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(envvar="HEADWATER_TLS_CLIENT_KEY", help="PEM file of its key.", rich_help_panel=_PANEL),
+    ] = None,
+    tls_server_name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HEADWATER_TLS_SERVER_NAME",
+            help="Name in the server's certificate, if not that of the address.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds to wait for each answer.", min=0.001, rich_help_panel=_PANEL)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.", rich_help_panel=_PANEL)] = False,
 ) -> Session:
-    tls = None if tls_ca is None else TlsConfig(ca_file=None if tls_ca == "system" else tls_ca)
+    ca_file = None if tls_ca == "system" else tls_ca
+    tls = (
+        TlsConfig(ca_file, tls_cert, tls_key, tls_server_name)
+        if tls_ca or tls_cert or tls_key or tls_server_name
+        else None
+    )
     client = Client(address, token=token, tenant=tenant, tls=tls, timeout_s=timeout)
     return Session(client, as_json, timeout)
 

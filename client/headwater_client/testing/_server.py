@@ -70,7 +70,9 @@ class FakeServer:
     Use it in a `with` or an `async with`; `address` is where clients find it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """Args: port: to listen on, once it is started; 0 takes a free one."""
+        self._port = port
         self.calls: list[RecordedCall] = []
         """Every call received, oldest first; retries count."""
         self.serving = True
@@ -85,7 +87,7 @@ class FakeServer:
         self._server: grpc.Server | None = None
 
     def start(self) -> Self:
-        """Listen on a free port of 127.0.0.1."""
+        """Listen on 127.0.0.1."""
         server = grpc.server(
             ThreadPoolExecutor(max_workers=8, thread_name_prefix="fake-headwater"),
             options=[
@@ -94,7 +96,7 @@ class FakeServer:
             ],
         )
         server.add_generic_rpc_handlers((_Handler(self._handlers()),))
-        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{self._port}')}"
         server.start()
         self._server = server
         return self

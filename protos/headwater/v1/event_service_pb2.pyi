@@ -29,8 +29,8 @@ class WriteEventsRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     BACKFILL_FIELD_NUMBER: _builtins.int
     backfill: _builtins.bool
-    """True for imports of past events: unregistered event types are registered, and the rules against robots and bursts
-    do not apply. Default false.
+    """True for imports of past events: the rules against robots and bursts do not apply, and unregistered event types
+    are registered where the caller has the scope admin beside write, or there are no tokens. Default false.
     """
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:

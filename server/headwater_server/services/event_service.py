@@ -17,6 +17,7 @@ from headwater_core.events import MAX_ID_BYTES, Event, check_event, check_id
 from headwater_core.feedback_log import EventQuery
 from headwater_core.log_writing import AppendOutcome
 from headwater_server import convert, queries
+from headwater_server.arrivals import arrived
 from headwater_server.rooms import Rooms
 from headwater_server.tokens import ConsistencyToken, ListToken
 
@@ -25,6 +26,7 @@ MAX_STREAMED_EVENTS = 1000
 MAX_DELETED_EVENTS = 1000
 MAX_EVENT_TYPES = 100
 _AT_ONCE = 250
+_NOT_BY_BACKFILL = "; to register types by backfill needs the scope admin"
 _INVALID = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _EXISTS = grpc.StatusCode.ALREADY_EXISTS.value[0]
 # Thousands are the same: one message is copied into every answer.
@@ -139,7 +141,8 @@ class EventService(pb_grpc.EventServiceServicer):
     ) -> tuple[list[event_pb2.EventResult], str]:
         """Check, write and apply; one result per event and the token that covers the accepted ones."""
         rooms = self._rooms
-        if backfill:
+        registers = backfill and arrived.get().may_administer()
+        if registers:
             await rooms.register_event_types({message.event_type for message in messages})
         elif not rooms.event_types.keys() >= {message.event_type for message in messages}:
             await rooms.refresh_event_types()  # another server may have registered it
@@ -153,7 +156,10 @@ class EventService(pb_grpc.EventServiceServicer):
                 event = convert.to_event(message, backfill=backfill)
                 check_event(event, rooms.event_types, now_us, max_ahead_us=rooms.max_ahead_us)
             except InvalidFieldError as error:
-                results.append(_refused(index, message.event_id, error.field, error.reason, _INVALID))
+                reason = error.reason
+                if error.field == "event_type" and backfill and not registers:
+                    reason += _NOT_BY_BACKFILL
+                results.append(_refused(index, message.event_id, error.field, reason, _INVALID))
             else:
                 results.append(None)
                 good.append((index, event))

@@ -115,7 +115,7 @@ class ExperimentService(pb_grpc.ExperimentServiceServicer):
         return pb.GetOutcomesResponse(
             rows=[
                 pb.OutcomeRow(key=row.key, shown=row.shown, events=row.events, reward=row.reward)
-                for row in await rooms.in_database(read)
+                for row in await rooms.in_report(read)
             ]
         )
 

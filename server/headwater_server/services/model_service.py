@@ -12,6 +12,7 @@ from headwater.v1 import model_service_pb2 as pb
 from headwater.v1 import model_service_pb2_grpc as pb_grpc
 from headwater_core.errors import InvalidFieldError, NotFoundError
 from headwater_core.names import check_name
+from headwater_core.notifications import Topic
 from headwater_core.registry import STABLE, GenerationRecord
 from headwater_server import convert, queries
 from headwater_server.rooms import Rooms
@@ -64,6 +65,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         previous = await self._rooms.in_writing(
             lambda: self._rooms.registry.set_label(request.label, request.generation, expected=expected)
         )
+        self._rooms.notifications.announce(Topic.LABELS)
         await self._rooms.mirror_label(request.label, request.generation)
         await self._rooms.generations.refresh(impatient=True)
         return pb.SetLabelResponse(previous_generation=previous)
@@ -75,6 +77,7 @@ class ModelService(pb_grpc.ModelServiceServicer):
         label = request.label or STABLE
         check_name(label, "label")
         now, before = await self._rooms.in_writing(self._rooms.registry.rollback, label)
+        self._rooms.notifications.announce(Topic.LABELS)
         await self._rooms.mirror_label(label, now)
         await self._rooms.generations.refresh(impatient=True)
         return pb.RollbackResponse(generation=now, previous_generation=before)

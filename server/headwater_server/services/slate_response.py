@@ -17,9 +17,6 @@ from headwater_server.rooms import Rooms
 from headwater_server.strategy import Candidate
 from headwater_server.tokens import PageToken
 
-_MAX_SERVED = 5000
-"""Items that one paging may serve: the page token carries them."""
-
 
 def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.RecommendResponse:
     """The answer; whoever logs the impression adds its attribution token."""
@@ -54,7 +51,7 @@ def slate_response(rooms: Rooms, query: RecommendQuery, slate: Slate) -> pb.Reco
         if query.return_items and (item := rooms.view.items.get(candidate.item_id)) is not None:
             result.item.CopyFrom(convert.from_item(item))
     shown = (*served, *(candidate.item_id for candidate in slate.candidates))
-    if slate.has_more and slate.candidates and len(shown) <= _MAX_SERVED:
+    if slate.has_more and slate.candidates:
         response.next_page_token = PageToken(rooms.tenant, manifest.number, slate.strategy.name, shown).seal()
     if kept is not None:
         kept.written.append(pb.RecommendResponse(results=response.results, next_page_token=response.next_page_token))

@@ -16,6 +16,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from headwater.v1 import (
@@ -50,6 +52,8 @@ FILES = (
     user_service_pb2,
     model_service_pb2,
     recommendation_service_pb2,
+    health_pb2,
+    reflection_pb2,
 )
 METHODS: list[MethodDescriptor] = [
     method for file in FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
@@ -303,8 +307,10 @@ BAD_REQUESTS: list[tuple[Any, str]] = [
     (event_service_pb2.ListEventsRequest(user_id=TOO_LONG), "user_id"),
     (event_service_pb2.ListEventsRequest(item_id=TOO_LONG), "item_id"),
     (event_service_pb2.ListEventsRequest(event_types=["a\x00"]), "event_types[0]"),
+    (event_service_pb2.ListEventsRequest(event_types=names(101)), "event_types"),
     (event_service_pb2.ListEventsRequest(event_time_from=Timestamp(nanos=-1)), "event_time_from"),
     (event_service_pb2.UpsertEventTypesRequest(), "event_types"),
+    (event_service_pb2.UpsertEventTypesRequest(event_types=[event_pb2.EventType(name="x")] * 101), "event_types"),
     (event_type(), "event_types[0].name"),
     (event_type(name="UPPER"), "event_types[0].name"),
     (event_type(name="x", weight=-1.0), "event_types[0].weight"),
@@ -325,7 +331,9 @@ BAD_REQUESTS: list[tuple[Any, str]] = [
     (catalog_service_pb2.ListItemsRequest(category=TOO_LONG), "category"),
     (catalog_service_pb2.DeleteItemsRequest(), "item_ids"),
     (catalog_service_pb2.DeleteItemsRequest(item_ids=[""]), "item_ids[0]"),
+    (catalog_service_pb2.DeleteItemsRequest(item_ids=names(1001)), "item_ids"),
     (catalog_service_pb2.SetAvailabilityRequest(), "item_ids"),
+    (catalog_service_pb2.SetAvailabilityRequest(item_ids=names(1001)), "item_ids"),
     (user_service_pb2.DeleteUserRequest(), "user_id"),
     (user_service_pb2.GetProfileRequest(), "user_id"),
     (user_service_pb2.DeleteUserRequest(user_id="a", visitor_id="b"), "user_id"),
@@ -350,11 +358,15 @@ BAD_REQUESTS: list[tuple[Any, str]] = [
     (recommend(diversity=float("nan")), "diversity"),
     (recommend(exploration=-0.5), "exploration"),
     (recommend(context={"": "x"}), "context"),
+    (recommend(context=dict.fromkeys(names(65), "")), "context"),
+    (recommend(context={"k": "v" * 1025}), "context[k]"),
     (recommend(surface="x" * 129), "surface"),
     (recommend(surface="a\x00b"), "surface"),
     (recommend(label=""), "label"),
     (recommend(generation=0), "generation"),
     (filtered(categories=names(101)), "filter.categories"),
+    (filtered(categories=["a", TOO_LONG]), "filter.categories[1]"),
+    (filtered(attributes={"k": "v" * 1025}), "filter.attributes[k]"),
     (filtered(attributes=dict.fromkeys(names(21), "")), "filter.attributes"),
     (filtered(published_after=Timestamp(nanos=2_000_000_000)), "filter.published_after"),
     (filtered(published_before=Timestamp(seconds=1 << 62)), "filter.published_before"),
@@ -625,9 +637,9 @@ async def test_a_bad_batch_ends_its_stream_by_field(
 
 @pytest.mark.parametrize("method", METHODS, ids=[method.full_name for method in METHODS])
 async def test_undecodable_bytes_are_an_invalid_argument(
-    server: HeadwaterServer, channel: Any, method: MethodDescriptor, until: Until
+    server: HeadwaterServer, channel: Any, method: MethodDescriptor, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On every method, unary or streaming; grpc.aio by itself would answer UNKNOWN."""
+    """On every method, unary or streaming, health's too; grpc.aio would answer UNKNOWN and log a traceback."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     call: Awaitable[Any]
     if method.client_streaming:
@@ -638,6 +650,7 @@ async def test_undecodable_bytes_are_an_invalid_argument(
         call = channel.unary_unary(path)(b"\xff\xff\xff")
     assert_names(await refused(call), "request")
     await until(lambda: in_flight(server) == 0)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_text_that_is_not_utf_8_is_an_invalid_argument(channel: Any) -> None:

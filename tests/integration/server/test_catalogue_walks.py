@@ -35,7 +35,7 @@ HISTORY = [
     event_pb2.Event(event_type="like", item_id="space-00"),
     event_pb2.Event(event_type="like", item_id="love-01"),
 ]
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass

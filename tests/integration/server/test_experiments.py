@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -20,8 +22,10 @@ from headwater.v1 import recommendation_service_pb2 as recommendations_pb
 from headwater.v1 import strategy_service_pb2 as strategies_pb
 from headwater.v1.experiment_service_pb2_grpc import ExperimentServiceStub
 from headwater.v1.strategy_service_pb2_grpc import StrategyServiceStub
+from headwater_core import outcome_report
 from headwater_core.experiments import Assignment
 from headwater_core.impressions import Impression, ImpressionLog
+from headwater_core.outcome_report import OutcomeRow
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 
@@ -327,6 +331,42 @@ async def test_outcomes_are_added_up_and_counted(
     late.FromDatetime(late.ToDatetime() + timedelta(days=40_000))
     with pytest.raises(grpc.aio.AioRpcError, match="start_time"):
         await experiments.GetOutcomes(pb.GetOutcomesRequest(start_time=late))
+
+
+async def test_reports_keep_no_other_read_waiting(
+    server: HeadwaterServer,
+    experiments: ExperimentServiceAsyncStub,
+    until: Callable[[Callable[[], bool]], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many are asked for; one is made at a time, and who gives up before its turn is passed over."""
+    gate = threading.Event()
+    begun: list[int] = []
+
+    def in_flight() -> float | None:
+        return server.rooms.metrics.registry.get_sample_value("headwater_calls_in_flight")
+
+    def wait(*_: object) -> list[OutcomeRow]:
+        begun.append(1)
+        gate.wait(60)
+        return []
+
+    monkeypatch.setattr(outcome_report, "report", wait)
+    calls = [experiments.GetOutcomes(pb.GetOutcomesRequest()) for _ in range(20)]
+    asked = [asyncio.ensure_future(each) for each in calls]
+    try:
+        await until(lambda: in_flight() == 20)
+        await asyncio.wait_for(experiments.ListExperiments(pb.ListExperimentsRequest()), 20)
+        await server.rooms.follow()
+        assert not server.rooms.database_is_away
+        assert not any(each.done() for each in asked)
+        for call in calls[2:]:
+            call.cancel()
+        await until(lambda: in_flight() == 2)
+    finally:
+        gate.set()
+    await asyncio.gather(*asked[:2])
+    assert len(begun) <= 3
 
 
 async def test_every_server_learns(

@@ -130,7 +130,7 @@ async def test_labels_are_watched_in_the_background(
 
 
 async def next_number(watch: grpc.aio.UnaryStreamCall[pb.WatchGenerationsRequest, pb.WatchGenerationsResponse]) -> int:
-    response = await asyncio.wait_for(watch.read(), 20)
+    response = await asyncio.wait_for(watch.read(), 60)
     assert isinstance(response, pb.WatchGenerationsResponse)
     return response.generation.number
 
@@ -205,7 +205,7 @@ async def test_histories_are_kept_as_long_as_the_generations_read(server: Headwa
     stable = server.rooms.generations.by_label("stable")
     for length, kept in ((50, 200), (300, 600), (100, 600)):
         stable.config = dataclasses.replace(stable.config, history_length=length)
-        await asyncio.wait_for(server.rooms._prepare(stable), 20)
+        await asyncio.wait_for(server.rooms._prepare(stable), 60)
         assert server.rooms.states.history_length == kept
 
 
@@ -291,7 +291,7 @@ async def test_a_damaged_generation_is_reported_and_the_old_one_serves_on(
     assert reason in listed[0].failure
     failures = "headwater_generation_load_failures_total"
     assert server.rooms.metrics.registry.get_sample_value(failures) == 1
-    await asyncio.wait_for(server.rooms.generations.refresh(), 20)  # the patient look: not tried again so soon
+    await asyncio.wait_for(server.rooms.generations.refresh(), 60)  # the patient look: not tried again so soon
     assert server.rooms.metrics.registry.get_sample_value(failures) == 1
     path.write_bytes(sound)
     assert (await models.Reload(pb.ReloadRequest())).generation == number

@@ -576,6 +576,57 @@ async def test_scores_stay_with_their_items_whatever_goes_meanwhile(
     assert list((await recommendations.ScoreItems(request)).scores) == list(before.scores)
 
 
+async def test_what_is_hidden_while_an_answer_is_made_leaves_its_place_to_another(
+    server: HeadwaterServer,
+    catalog: CatalogServiceAsyncStub,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The page is as long as was asked for, and the hidden item is not on it."""
+    await write(events, event("space-00"))
+    request = pb.RecommendRequest(user_id="ada", page_size=5, exclude_item_ids=["love-00"])
+    first = ids(await recommendations.Recommend(request))[0]
+    ask, asked = server.rooms.gathering.ask, 0
+
+    async def hide_after(*arguments: Any) -> Any:
+        nonlocal asked
+        gathered = await ask(*arguments)
+        asked += 1
+        if asked == 1:
+            await catalog.SetAvailability(catalog_pb.SetAvailabilityRequest(item_ids=[first], available=False))
+        return gathered
+
+    monkeypatch.setattr(server.rooms.gathering, "ask", hide_after)
+    request.exclude_item_ids[:] = ["love-01"]  # another question, not answered before
+    shown = ids(await recommendations.Recommend(request))
+    assert len(shown) == 5
+    assert first not in shown
+
+
+async def test_a_similar_item_that_is_hidden_meanwhile_leaves_its_place_to_another(
+    server: HeadwaterServer,
+    catalog: CatalogServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a slate."""
+    request = pb.SimilarItemsRequest(item_id="space-00", page_size=5)
+    first = ids(await recommendations.SimilarItems(request))[0]
+    recommender = server.rooms.recommender
+    compute = recommender._run_in_compute
+
+    async def hide_after(*arguments: Any) -> Any:
+        found = await compute(*arguments)
+        await catalog.SetAvailability(catalog_pb.SetAvailabilityRequest(item_ids=[first], available=False))
+        return found
+
+    monkeypatch.setattr(recommender, "_run_in_compute", hide_after)
+    shown = ids(await recommendations.SimilarItems(request))
+    assert len(shown) == 5
+    assert first not in shown
+
+
 async def test_a_user_is_embedded_in_the_space_of_the_items(
     events: EventServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
 ) -> None:
@@ -615,7 +666,7 @@ async def test_what_was_shown_is_logged_with_propensities(
         user_id="ada", session_id="visit", surface="home", context={"device": "tv"}, context_item_ids=["space-00"]
     )
     slate = await recommendations.Recommend(request)
-    await asyncio.wait_for(server.rooms.impression_writer.flush(), 20)
+    await asyncio.wait_for(server.rooms.impression_writer.flush(), 60)
     assert slate.attribution_token
     log = ImpressionLog(server.rooms.database)
     assert log.count() == 1

@@ -19,8 +19,11 @@ from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater.v1.user_service_pb2_grpc import UserServiceStub
+from headwater_core.database import advance
 from headwater_core.feedback_log import ErasureRecord
 from headwater_core.impressions import ImpressionLog
+from headwater_core.log_pruning import LogPruning
+from headwater_core.outcomes import OFFSET
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from headwater_server.tokens import ConsistencyToken
@@ -79,7 +82,7 @@ async def test_a_token_makes_another_server_read_what_it_has_not_followed_yet(pa
     request = pb.RecommendRequest(user_id="ada", min_consistency_token=token, page_size=5)
     slate = await RecommendationServiceStub(pair.to_second).Recommend(request)
     assert {result.item_id.split("-")[0] for result in slate.results} == {"love"}
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     assert await pair.history_length(user_id="ada") == 2
 
 
@@ -90,7 +93,7 @@ async def test_a_token_brings_the_link_of_a_visitor_too(pair: Pair) -> None:
     token = await pair.write(event("crime-00", visitor_id="cookie"))
     assert await pair.history_length(token, visitor_id="cookie") == 3
     assert await pair.history_length(token, user_id="ada") == 3
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     assert await pair.history_length(visitor_id="cookie") == 3
 
 
@@ -122,6 +125,35 @@ async def test_a_token_from_the_future_is_never_answered_degraded(pair: Pair) ->
     assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]
 
 
+async def test_servers_go_on_with_a_pruned_log(
+    pair: Pair,
+    settings: ServerSettings,
+    start_server: Callable[..., Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+    until: Until,
+) -> None:
+    """One that runs, one that is behind and one that starts later: positions go on, histories hold what is kept."""
+    await pair.write(*(event(f"space-{number:02}") for number in range(4)))
+    database = pair.first.rooms.database
+    # A generation that has learned three of them, and attribution that has read them, alone on record.
+    rooms = pair.first.rooms
+    with database.write() as connection:
+        advance(connection, "default", OFFSET, 3)
+        connection.exec_driver_sql("UPDATE generations SET watermark = 3")
+    assert LogPruning(database).prune(rooms.now_us(), 10) == 3
+    third = Pair(pair.first, await start_server(settings), pair.to_first, None)  # type: ignore[arg-type]
+    third = third._replace(to_second=connect(third.second))
+    token = await pair.write(event("love-00"))
+    assert await third.history_length(token, user_id="ada") == 2
+    assert await pair.history_length(token, user_id="ada") == 2
+    assert pair.second.rooms.log_tail.position in (0, 5)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    await until(lambda: pair.second.rooms.log_tail.position == third.second.rooms.log_tail.position == 5)
+    request = pb.RecommendRequest(user_id="ada", min_consistency_token=token, page_size=5)
+    for channel in (pair.to_first, pair.to_second, third.to_second):
+        assert len((await RecommendationServiceStub(channel).Recommend(request)).results) == 5
+
+
 async def test_the_log_is_followed_in_the_background(
     settings: ServerSettings,
     start_server: Callable[..., Awaitable[HeadwaterServer]],
@@ -146,7 +178,7 @@ async def test_a_new_item_and_a_hidden_one_reach_the_other_server(pair: Pair) ->
     new = item_pb2.Item(item_id="new", title="love kiss", description="love " * 6)
     await catalog.UpsertItems(catalog_pb.UpsertItemsRequest(items=[new]))
     await catalog.SetAvailability(catalog_pb.SetAvailabilityRequest(item_ids=["love-01"]))
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     similar = await RecommendationServiceStub(pair.to_second).SimilarItems(
         pb.SimilarItemsRequest(item_id="love-00", page_size=20)
     )
@@ -159,7 +191,7 @@ async def test_many_erasures_are_followed_at_once(pair: Pair, monkeypatch: pytes
     """However many pages they fill; the links are read once."""
     names = ("ada", "bob", "eve")
     await pair.write(*(event("space-00", user_id=name) for name in names))
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     for name in names:
         assert await pair.history_length(user_id=name) == 1
         await UserServiceStub(pair.to_first).DeleteUser(users_pb.DeleteUserRequest(user_id=name))
@@ -177,7 +209,7 @@ async def test_many_erasures_are_followed_at_once(pair: Pair, monkeypatch: pytes
 
     monkeypatch.setattr(log, "erasures_after", one_erasure_after)
     monkeypatch.setattr(log, "links", read_links)
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     assert reads == ["erasures"] * 4 + ["links"]
     for name in names:
         assert await pair.history_length(user_id=name) == 0
@@ -191,7 +223,7 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
         event("love-01", visitor_id="cookie"),
         event("crime-00", user_id="bob"),
     )
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     recommend = (
         pb.RecommendRequest(user_id="ada"),
         pb.RecommendRequest(visitor_id="cookie"),
@@ -200,7 +232,7 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
     for channel in (pair.to_first, pair.to_second):
         for request in recommend:
             await RecommendationServiceStub(channel).Recommend(request)
-    await asyncio.wait_for(pair.second.rooms.impression_writer.flush(), 20)
+    await asyncio.wait_for(pair.second.rooms.impression_writer.flush(), 60)
     users = UserServiceStub(pair.to_first)
     profile = await users.GetProfile(users_pb.GetProfileRequest(visitor_id="cookie"))
     assert dict(profile.event_counts) == {"like": 3}
@@ -214,7 +246,7 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
     assert (erased.events_deleted, list(erased.linked_visitor_ids)) == (3, ["cookie"])
     assert erased.impressions_deleted == 4  # two servers showed a slate to the user and one to the visitor
     assert erased.first_clean_generation == 2
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     for channel in (pair.to_first, pair.to_second):
         listed = await EventServiceStub(channel).ListEvents(events_pb.ListEventsRequest())
         assert [stored.event.user_id for stored in listed.events] == ["bob"]
@@ -225,6 +257,6 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
     assert ImpressionLog(pair.first.rooms.database).count() == 2
     # The visitor is nobody's now: what it does is its own again, on both servers.
     await pair.write(event("space-05", user_id="", visitor_id="cookie"))
-    await asyncio.wait_for(pair.second.rooms.follow(), 20)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
     assert await pair.history_length(visitor_id="cookie") == 1
     assert await pair.history_length(user_id="ada") == 0

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from headwater.v1.event_service_pb2_grpc import EventServiceAsyncStub
     from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceAsyncStub
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 _numbers = itertools.count()
 
 

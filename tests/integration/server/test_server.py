@@ -30,12 +30,14 @@ from headwater.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.model_service_pb2_grpc import ModelServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
+from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
-from headwater_core.errors import ConfigurationError, DatabaseUnavailableError
+from headwater_core.errors import ArtifactError, ConfigurationError, DatabaseUnavailableError
 from headwater_core.events import BUILT_IN_EVENT_TYPES, Event
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.impressions import ImpressionLog
-from headwater_server import admission, main, rooms
+from headwater_core.registry import GenerationRegistry
+from headwater_server import admission, main, ports, rooms
 from headwater_server import server as server_module
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
@@ -73,12 +75,12 @@ async def test_health_follows_the_generation(
     async def check() -> dict[str, int]:
         return {name: (await health.Check(health_pb2.HealthCheckRequest(service=name))).status for name in SERVICES}
 
-    assert (await asyncio.wait_for(overall.read(), 20)).status == NOT_SERVING
+    assert (await asyncio.wait_for(overall.read(), 60)).status == NOT_SERVING
     before = await check()
     assert before.pop(SERVICES[0]) == NOT_SERVING
     assert set(before.values()) == {SERVING}
     publish(empty_settings)
-    assert (await asyncio.wait_for(overall.read(), 20)).status == SERVING
+    assert (await asyncio.wait_for(overall.read(), 60)).status == SERVING
     assert set((await check()).values()) == {SERVING}
     overall.cancel()
 
@@ -120,10 +122,10 @@ async def test_metrics_count_calls_and_name_nobody(
     await recommendations.Recommend(pb.RecommendRequest(user_id="secret-user"))
     with pytest.raises(grpc.aio.AioRpcError):
         await recommendations.Recommend(pb.RecommendRequest(page_size=-1))
-    await asyncio.wait_for(server.rooms.follow(), 20)
+    await asyncio.wait_for(server.rooms.follow(), 60)
 
     def read() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=20) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=60) as page:
             return str(page.read(), "utf-8")
 
     page = await asyncio.to_thread(read)
@@ -169,6 +171,24 @@ async def test_calls_over_the_limit_are_refused_with_a_hint(
     await recommendations.Recommend(pb.RecommendRequest())
 
 
+async def test_calls_whose_requests_do_not_end_are_bounded(
+    start_server: StartServer, settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Admission sees a call when its request is there; until then the port counts it."""
+    monkeypatch.setattr(ports, "_most_calls", lambda _: 4)
+    server = await start_server(settings)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        method: Any = channel.stream_stream("/headwater.v1.RecommendationService/Recommend")
+        unfinished = [method() for _ in range(5)]
+        refused = [asyncio.ensure_future(call.code()) for call in unfinished]
+        done, held = await asyncio.wait(refused, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        assert [each.result() for each in done] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert len(held) == 4
+        for call in unfinished:
+            call.cancel()
+        await asyncio.gather(*refused)
+
+
 class _Writing(NamedTuple):
     """A write that waits for its commit until it is told to finish."""
 
@@ -177,7 +197,7 @@ class _Writing(NamedTuple):
 
     async def finish(self) -> None:
         self.gate.set()
-        await asyncio.wait_for(self.call, 20)
+        await asyncio.wait_for(self.call, 60)
 
 
 async def _hold_a_place(
@@ -188,7 +208,7 @@ async def _hold_a_place(
     append = server.rooms.log.append
 
     def wait_and_append(*arguments: Any) -> Any:
-        gate.wait(20)
+        gate.wait(60)
         return append(*arguments)
 
     server.rooms.log.append = wait_and_append  # type: ignore[method-assign,assignment]
@@ -219,10 +239,10 @@ async def test_open_streams_hold_no_places(
     channel = connect(server)
     recommendations = RecommendationServiceStub(channel)
     watch = ModelServiceStub(channel).WatchGenerations(models_pb.WatchGenerationsRequest())
-    await asyncio.wait_for(watch.read(), 20)
+    await asyncio.wait_for(watch.read(), 60)
     idle = EventServiceStub(channel).StreamEvents()
     await idle.write(events_pb.StreamEventsRequest(sequence=1, events=like("1").events))
-    await asyncio.wait_for(idle.read(), 20)
+    await asyncio.wait_for(idle.read(), 60)
     await recommendations.Recommend(pb.RecommendRequest())
     writing = await _hold_a_place(server, channel, until, in_stream=True)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -245,10 +265,10 @@ async def test_streams_have_a_limit_of_their_own(
     monkeypatch.setattr(admission, "MAX_STREAMS", 1)
     models = ModelServiceStub(channel)
     first = models.WatchGenerations(models_pb.WatchGenerationsRequest())
-    await asyncio.wait_for(first.read(), 20)
+    await asyncio.wait_for(first.read(), 60)
     second = models.WatchGenerations(models_pb.WatchGenerationsRequest())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(second.read(), 20)
+        await asyncio.wait_for(second.read(), 60)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     first.cancel()
 
@@ -278,9 +298,15 @@ async def test_without_its_database_a_server_answers_from_memory(
     await events.WriteEvents(like("2", "bob", "love-00"))
     known = pb.RecommendRequest(user_id="ada", page_size=5)
     before = await recommendations.Recommend(known)
+
+    def away() -> float | None:
+        return server.rooms.metrics.registry.get_sample_value("headwater_database_away")
+
+    assert away() == 0
     with without_database(server):
         with pytest.raises(DatabaseUnavailableError):
-            await asyncio.wait_for(server.rooms.follow(), 20)
+            await asyncio.wait_for(server.rooms.follow(), 60)
+        assert away() == 1
         during = await recommendations.Recommend(known)
         assert [result.item_id for result in during.results] == [result.item_id for result in before.results]
         assert list(during.degraded_reasons) == ["database unavailable"]
@@ -299,12 +325,13 @@ async def test_without_its_database_a_server_answers_from_memory(
                 await call
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]
-    await asyncio.wait_for(server.rooms.follow(), 20)
+    await asyncio.wait_for(server.rooms.follow(), 60)
     assert (await events.WriteEvents(like("3"))).results[0].outcome == event_pb2.EVENT_OUTCOME_ACCEPTED
     back = await recommendations.Recommend(pb.RecommendRequest(user_id="bob", page_size=5))
     assert not back.degraded
+    assert away() == 0
     assert back.results[0].item_id.startswith("love")
-    await asyncio.wait_for(server.rooms.impression_writer.flush(), 20)
+    await asyncio.wait_for(server.rooms.impression_writer.flush(), 60)
     assert ImpressionLog(server.rooms.database).count() == 4  # those of the outage were kept
 
 
@@ -315,13 +342,13 @@ async def test_a_database_that_does_not_answer_counts_as_away(
     """Answers do not wait for it: without the history they say degraded; where it is needed they are UNAVAILABLE."""
     gate = threading.Event()
     rooms_ = server.rooms
-    monkeypatch.setattr(rooms_.log, "recall", lambda *_: gate.wait(20))
-    monkeypatch.setattr(rooms_.database, "counters", lambda *_: gate.wait(20))
+    monkeypatch.setattr(rooms_.log, "recall", lambda *_: gate.wait(60))
+    monkeypatch.setattr(rooms_.database, "counters", lambda *_: gate.wait(60))
     monkeypatch.setattr(rooms_.recommender, "_state_limit_s", 0.01)
     monkeypatch.setattr(rooms, "_LOOK_LIMIT_S", 0.01)
     try:
         with pytest.raises(DatabaseUnavailableError, match="did not answer"):
-            await asyncio.wait_for(rooms_.follow(), 20)
+            await asyncio.wait_for(rooms_.follow(), 60)
         answer = await recommendations.Recommend(pb.RecommendRequest(user_id="ada"))
         assert list(answer.degraded_reasons) == ["history unavailable", "database unavailable"]
         token = ConsistencyToken("default", 3).seal()
@@ -339,9 +366,9 @@ async def test_a_database_that_does_not_answer_counts_as_away(
 async def test_reads_do_not_wait_behind_writes(server: HeadwaterServer) -> None:
     """However many writes wait for their turn."""
     gate = threading.Event()
-    writes = [asyncio.create_task(server.rooms.in_writing(gate.wait, 20)) for _ in range(50)]
+    writes = [asyncio.create_task(server.rooms.in_writing(gate.wait, 120)) for _ in range(50)]
     try:
-        assert await asyncio.wait_for(server.rooms.in_database(server.rooms.log.head), 10) == 0
+        assert await asyncio.wait_for(server.rooms.in_database(server.rooms.log.head), 60) == 0
         assert not any(write.done() for write in writes)
     finally:
         gate.set()
@@ -385,6 +412,48 @@ async def test_a_start_waits_for_the_database(
         await asyncio.wait_for(server.stop(0.0), 60)
 
 
+async def test_a_database_that_goes_away_during_the_first_load_does_not_end_the_start(
+    settings: ServerSettings, start_server: StartServer, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generation serves, and the updater is told of it when the database is back."""
+    heartbeat = GenerationRegistry.heartbeat
+    told: list[list[int]] = []
+    failures = [DatabaseUnavailableError("away after the load"), DatabaseUnavailableError("away before it")]
+
+    def fail_first(registry: GenerationRegistry, server_id: str, held: list[int], *rest: Any) -> None:
+        if failures:
+            raise failures.pop()
+        heartbeat(registry, server_id, held, *rest)
+        told.append(held)
+
+    monkeypatch.setattr(GenerationRegistry, "heartbeat", fail_first)
+    server = await start_server(settings, lease_ttl_s=3600.0)
+    assert server.rooms.generations.by_label("stable").number == 1
+    await until(lambda: told == [[1]])
+
+
+async def test_a_database_that_goes_away_before_any_label_is_known_does_not_end_the_start(
+    settings: ServerSettings, start_server: StartServer, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a store that does not know the label either; the generation is loaded when the database is back."""
+    labels, is_away = GenerationRegistry.labels, True
+
+    def read(registry: GenerationRegistry) -> dict[str, int]:
+        if is_away:
+            raise DatabaseUnavailableError("away")
+        return labels(registry)
+
+    def no_label(_store: ArtifactStore, label: str) -> int:
+        raise ArtifactError("read", label, "it cannot be read")
+
+    monkeypatch.setattr(GenerationRegistry, "labels", read)
+    monkeypatch.setattr(ArtifactStore, "read_label", no_label)
+    server = await start_server(settings)
+    assert server.rooms.generations.stable is None
+    is_away = False
+    await until(lambda: server.rooms.generations.stable is not None)
+
+
 async def test_a_server_that_waits_for_its_database_can_be_ended() -> None:
     """By the signal that ends it at any other time."""
     settings = ServerSettings(
@@ -422,7 +491,7 @@ async def test_a_text_encoder_that_cannot_be_loaded_is_logged(
     """At the start, before anybody needs it."""
     with structlog.testing.capture_logs() as logs:
         server = await start_server(settings, text_encoder_path=str(tmp_path / "nowhere"))
-        await asyncio.wait_for(server.rooms.load_text_encoder(), 20)
+        await asyncio.wait_for(server.rooms.load_text_encoder(), 60)
     assert "text_encoder_not_loaded" in {entry["event"] for entry in logs}
 
 

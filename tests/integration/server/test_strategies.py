@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -316,6 +318,31 @@ async def test_every_server_follows(
     await second.rooms.follow()
     answer = await slate(RecommendationServiceStub(connect(second)), "home")
     assert answer.strategy == "home/1"
+
+
+async def test_a_look_that_began_before_takes_nothing_back(
+    server: HeadwaterServer, strategies: StrategyServiceAsyncStub, recommendations: RecommendationServiceAsyncStub
+) -> None:
+    """What an acknowledged call wrote answers at once, even if a look at the database is under way that read before."""
+    has_read, may_go_on = threading.Event(), threading.Event()
+    read_all = server.rooms.strategy_store.all
+
+    def slowly() -> Any:
+        found = read_all()
+        has_read.set()
+        may_go_on.wait(60)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server.rooms.strategy_store, "all", slowly)
+        looking = asyncio.create_task(server.rooms.refresh_documents())
+        await asyncio.to_thread(has_read.wait, 60)
+        patch.undo()
+        putting = asyncio.create_task(put(strategies, "home"))
+        await asyncio.wait({putting}, timeout=1.0)  # it should not end before the look that began first
+        may_go_on.set()
+        await asyncio.gather(looking, putting)
+    assert (await slate(recommendations, "home")).strategy == "home/1"
 
 
 async def test_what_is_like_a_disliked_item_is_lowered_until_it_is_liked_again(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -234,9 +235,27 @@ def test_health(run: Callable[..., Any], run_json: Callable[..., Any], server: F
     """`health` is exit code 0 only when the server is SERVING."""
     assert run("health").stdout == "SERVING\n"
     assert run_json("health", "headwater.v1.EventService")["status"] == "SERVING"
+    assert run_json("health", "--live")["service"] == "liveness"
+    assert run("health", "headwater.v1.EventService", "--live").exit_code == 2
     server.serving = False
     result = run("health")
     assert (result.exit_code, result.stdout) == (1, "NOT_SERVING\n")
+
+
+def test_new_token() -> None:
+    """On stdout the line for the server's file, without the token; on stderr the token; another each time."""
+    tokens = set()
+    for _ in range(2):
+        made = CliRunner().invoke(app, ["new-token", "shop", "--scope", "write", "--scope", "read"])
+        assert made.exit_code == 0
+        token = made.stderr.strip().rsplit(" ", 1)[1]
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        assert json.loads(made.stdout) == {"name": "shop", "scopes": ["read", "write"], "sha256": digest}
+        assert len(token) >= 43 and token not in made.stdout
+        tokens.add(token)
+    assert len(tokens) == 2
+    for arguments in (["shop"], ["a b", "--scope", "read"], ["shop", "--scope", "all"]):
+        assert CliRunner().invoke(app, ["new-token", *arguments]).exit_code == 2
 
 
 def test_an_unreachable_server_is_one_line_and_exit_code_3() -> None:

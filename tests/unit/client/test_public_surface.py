@@ -81,11 +81,11 @@ def test_every_command_is_documented() -> None:
         "recommend", "similar", "search", "write", "import-events", "import-items", "generations", "rollback",
         "set-label", "delete-user", "health", "outcomes", "strategies list", "strategies show", "strategies put",
         "strategies delete", "strategies versions", "strategies preview", "experiments list", "experiments show",
-        "experiments put", "experiments delete", "profile",
+        "experiments put", "experiments delete", "profile", "new-token",
     }  # fmt: skip
     for name, command in commands:
         assert command.callback is not None and command.callback.__doc__, name
-        for parameter in inspect.signature(command.callback).parameters.values():
+        for parameter in inspect.signature(command.callback, eval_str=True).parameters.values():
             (info,) = parameter.annotation.__metadata__
             assert info.help, f"{name} {parameter.name}"
         assert CliRunner().invoke(cli.app, [*map(str, name), "--help"]).exit_code == 0

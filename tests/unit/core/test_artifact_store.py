@@ -195,7 +195,9 @@ def test_labels_are_mirrored(store: ArtifactStore) -> None:
     assert store.read_label("stable") == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"generation": "1"}', '{"generation": 0}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"generation": "1"}', '{"generation": 0}', '{"generation": true}', "[" * 4000]
+)
 def test_a_damaged_mirror_is_reported(local: ArtifactStore, tmp_path: Path, content: str) -> None:
     """A mirror that cannot be read is an error, not generation nothing."""
     local.mirror_label("stable", 1)

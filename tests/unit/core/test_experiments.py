@@ -28,6 +28,7 @@ def experiment(**fields: Any) -> Experiment:
     ("fields", "field", "reason"),
     [
         ({"arms": HALVES[:1]}, "arms", "at least 2"),
+        ({"allocation": "thompson", "arms": [{"name": f"arm-{n}"} for n in range(21)]}, "arms", "at most 20"),
         ({"arms": [HALVES[0], HALVES[0]]}, "arms", "a is there more than once"),
         ({"arms": FREE}, "arms", "add up to 0; must be 1"),
         ({"arms": [{"name": "a", "share": 1.0}, {"name": "b"}]}, "arms", "every one needs a share above 0"),

@@ -41,6 +41,17 @@ def test_an_index_comes_back_as_it_was_written(tmp_path: Path, kind: IndexKind) 
         np.testing.assert_array_equal(there, here)
 
 
+@pytest.mark.parametrize(("count", "distinct"), [(2, 1), (2_000, 100), (2_000, 2_000)])
+def test_lists_may_be_empty(tmp_path: Path, count: int, distinct: int) -> None:
+    """Where many items have the same vector, as those that nobody met, most lists hold nothing."""
+    few = np.resize(vectors(distinct), (count, D))
+    index = build_index(few, IndexKind.IVF)
+    mapped = read_index(written(index, tmp_path), count, D)
+    queries = vectors(4, seed=1)
+    for there, here in zip(search_index(index, queries, 1), search_index(mapped, queries, 1), strict=True):
+        np.testing.assert_array_equal(there, here)
+
+
 def test_all_lists_are_searched_until_told_otherwise() -> None:
     """What was not measured overlooks nothing; nobody else holds the lists' centres."""
     index = build_index(vectors(), IndexKind.IVF)
@@ -150,3 +161,14 @@ def test_damaged_numbers_neither_crash_nor_name_rows_that_there_are_not(
         path.write_bytes(content[:length])
         with pytest.raises(ArtifactError):
             read_index(path, COUNT, D)
+
+
+def test_a_row_that_two_lists_name_is_refused(tmp_path: Path) -> None:
+    """Another row would be in none of them."""
+    index = build_index(vectors(), IndexKind.IVF)
+    content = bytearray(written(index, tmp_path).read_bytes())
+    content[-8:] = content[-16:-8]  # the last list's last two ids
+    path = tmp_path / "twice.faiss"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="names a row twice"):
+        read_index(path, COUNT, D)

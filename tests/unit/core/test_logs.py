@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
 
-from headwater_core.logs import configure_logs
+from headwater_core.events import Subject, SubjectKind
+from headwater_core.logs import LogIds, configure_logs, logged_request_id
 
 
 @pytest.fixture(autouse=True)
@@ -43,11 +46,50 @@ def test_levels_are_respected(capsys: pytest.CaptureFixture[str]) -> None:
     assert "quiet" not in text
 
 
-def test_personal_data_is_withheld(capsys: pytest.CaptureFixture[str]) -> None:
-    """A user's id or query handed to a log by mistake does not reach it."""
+def told(capsys: pytest.CaptureFixture[str], **event: Any) -> dict[str, Any]:
+    """What a line says."""
+    structlog.get_logger("x").info("told", **event)
+    line: dict[str, Any] = json.loads(capsys.readouterr().err)
+    return line
+
+
+def test_by_default_ids_are_hashed_and_queries_withheld(capsys: pytest.CaptureFixture[str]) -> None:
+    """One who looks for a user finds all its lines, whatever the key; nobody reads who it is."""
     configure_logs()
-    structlog.get_logger("x").info("oops", user_id="alice", query="secret wish", subject=("user", "alice"))
-    text = capsys.readouterr().err
-    assert "alice" not in text
-    assert "secret wish" not in text
-    assert "(withheld)" in text
+    line = told(
+        capsys, user_id="alice", query="secret wish", subject=Subject(SubjectKind.USER, "alice"), visitor_id="bob"
+    )
+    assert "alice" not in str(line)
+    assert "secret wish" not in str(line)
+    assert line["user_id"] == line["subject"] == told(capsys, user_id="alice")["user_id"]
+    assert len({line["user_id"], line["visitor_id"], told(capsys, visitor_id="alice")["visitor_id"]}) == 3
+
+
+def test_hashes_need_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """Else ids could be tried one after the other: without a key in the settings, each run has its own."""
+    hashes = []
+    for key in (None, None, "k" * 16, "k" * 16, "l" * 16):
+        configure_logs(ids_key=key)
+        hashes.append(told(capsys, user_id="7")["user_id"])
+    assert hashes[2] == hashes[3]
+    assert len(set(hashes)) == 4
+    assert f"#{hashlib.sha256(b'user:7').hexdigest()[:16]}" not in hashes
+
+
+def test_ids_can_be_clear_or_withheld(capsys: pytest.CaptureFixture[str]) -> None:
+    """A subject that is none is not told at all, nor a query, whatever is asked for."""
+    configure_logs(ids=LogIds.CLEAR)
+    line = told(capsys, user_id="alice", query="secret wish", subject=("visitor", "bob"))
+    assert (line["user_id"], line["subject"], line["query"]) == ("alice", "bob", "(withheld)")
+    configure_logs(ids=LogIds.WITHHELD)
+    line = told(capsys, session_id="s", subject="carol")
+    assert (line["session_id"], line["subject"]) == ("(withheld)", "(withheld)")
+
+
+def test_a_line_has_the_request_id_of_its_call(capsys: pytest.CaptureFixture[str]) -> None:
+    """And none outside of calls."""
+    configure_logs()
+    assert "request_id" not in told(capsys)
+    token = logged_request_id.set("web-17")
+    assert told(capsys)["request_id"] == "web-17"
+    logged_request_id.reset(token)

@@ -88,6 +88,8 @@ def test_file_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
         (lambda content: content.update(number=0), "number"),
         (lambda content: content.update(watermark=-1), "watermark"),
         (lambda content: content.update(dimension=10**9), "dimension"),
+        (lambda content: content.update(watermark=1 << 63), "watermark"),
+        (lambda content: content.update(publish_time_us=10**30), "publish_time_us"),
         (lambda content: content.update(unheard_of=1), "unheard_of"),
         (lambda content: content.update(co_visits="../x"), "co_visits"),
         (lambda content: content["blend"].update(strength="much"), "blend"),

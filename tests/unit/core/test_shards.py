@@ -136,7 +136,7 @@ def test_files_of_other_sizes_are_refused(saved: tuple[Path, Path], tmp_path: Pa
     euclidean = faiss.IndexFlatL2(DIMENSION)
     euclidean.add(vectors(3))
     faiss.write_index(euclidean, str(tmp_path / "l2.faiss"))
-    with pytest.raises(ArtifactError, match="IndexFlat"):
+    with pytest.raises(ArtifactError, match="IxF2"):
         Shard.load(tmp_path / "l2.faiss", saved[1], DIMENSION)
 
 
@@ -189,3 +189,38 @@ def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
     """Bytes that are not UTF-8 are damage."""
     with pytest.raises(ArtifactError, match="UTF-8"):
         unpack_ids(np.array([0xFF], dtype=np.uint8), np.array([0, 1], dtype=np.int64), tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_vectors_that_no_score_can_come_of_are_refused(tmp_path: Path, value: float) -> None:
+    """One number that is not finite, or too large to be multiplied, and the shard or the delta is not loaded."""
+    wrong = vectors(3)
+    wrong[1, 2] = value
+    index_path, items_path = Shard.build(["a", "b", "c"], vectors(3)).save(tmp_path, "shards/0000")
+    blob, offsets = pack_ids(["a", "b", "c"])
+    items_path.unlink()
+    write_tensors(items_path, {"item_ids": blob, "offsets": offsets, "vectors": wrong})
+    with pytest.raises(ArtifactError, match="not finite"):
+        Shard.load(index_path, items_path, DIMENSION)
+    gone, gone_offsets = pack_ids([])
+    of_delta: dict[str, np.ndarray] = {"item_ids": blob, "offsets": offsets, "vectors": wrong}
+    path = tmp_path / "delta.safetensors"
+    write_tensors(path, {**of_delta, "tombstone_ids": gone, "tombstone_offsets": gone_offsets})
+    with pytest.raises(ArtifactError, match="not finite"):
+        Delta.load(path, DIMENSION)
+
+
+def test_offsets_that_go_round_are_refused(tmp_path: Path) -> None:
+    """Differences that overflow look as if offsets only grew."""
+    offsets = np.array([0, 1 << 62, (1 << 63) - 1, -(1 << 63) + 5, -(1 << 62), 2], np.int64)
+    assert (np.diff(offsets) > 0).all()
+    with pytest.raises(ArtifactError, match="offsets"):
+        unpack_ids(np.zeros(2, np.uint8), offsets, tmp_path)
+
+
+def test_a_header_that_lies_too_deep_is_refused(tmp_path: Path) -> None:
+    """As any other that is damaged."""
+    path = tmp_path / "deep.safetensors"
+    path.write_bytes((100_000).to_bytes(8, "little") + b"[" * 100_000)
+    with pytest.raises(ArtifactError, match="header"):
+        map_tensors(path, {"vectors": ("F32", 2)})

@@ -52,6 +52,15 @@ TOWER = {"name": "tower"}
         ({"sources": [TOWER], "event_weights": {"view": -1}}, "event_weights", "view is -1"),
         ({"sources": [TOWER], "budget_ms": 0}, "budget_ms", "greater than or equal to 1"),
         ({"sources": [TOWER], "surprise": 1}, "surprise", "not permitted"),
+        ({"sources": [TOWER], "boosts": [{"key": "category", "value": str(n), "factor": 2} for n in range(101)]},
+         "boosts", "at most 100"),
+        ({"sources": [TOWER], "caps": [{"key": f"attributes.{n}", "at_most": 1} for n in range(101)]},
+         "caps", "at most 100"),
+        ({"sources": [TOWER], "pins": [{"place": n, "item_id": str(n)} for n in range(1, 102)]}, "pins", "at most 100"),
+        ({"sources": [TOWER], "only": {"categories": [str(n) for n in range(101)]}}, "only.categories", "at most 100"),
+        ({"sources": [TOWER], "event_weights": {str(n): 1 for n in range(101)}}, "event_weights", "at most 100"),
+        ({"sources": [TOWER], "boosts": [{"key": "category", "value": "x" * 1025, "factor": 2}]},
+         "boosts[0].value", "at most 1024"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_the_field_and_the_reason(

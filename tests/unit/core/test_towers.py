@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from headwater_core.errors import ArtifactError, InvalidFieldError
@@ -18,6 +20,7 @@ from headwater_core.towers import (
     JointHeads,
     TowerConfig,
     UserTower,
+    check_size,
     load_state,
     save_state,
     score,
@@ -298,6 +301,26 @@ def test_weights_that_do_not_fit_are_refused(content: bytes) -> None:
     with pytest.raises(ArtifactError):
         load_state(tower, content)
     assert save_state(tower) == before
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, 1e30])
+def test_weights_that_no_training_gives_are_refused(value: float) -> None:
+    """One is enough; the tower stays as it was."""
+    tower, _ = towers()
+    before = save_state(tower)
+    tensors = safetensors.torch.load(before)
+    next(iter(tensors.values())).view(-1)[0] = value
+    with pytest.raises(ArtifactError, match="no training gives"):
+        load_state(tower, safetensors.torch.save(tensors))
+    assert save_state(tower) == before
+
+
+def test_a_configuration_far_larger_than_its_weights_is_refused() -> None:
+    """Before its tower takes the memory: this one would take tens of gigabytes."""
+    content = save_state(towers()[0])
+    check_size(CONFIG, len(content), "small")
+    with pytest.raises(ArtifactError, match="large"):
+        check_size(replace(CONFIG, dimension=4096, n_layers=48), len(content), "large")
 
 
 def test_a_missing_file_is_an_artifact_error(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ def test_a_trend_survives_its_file(tmp_path: Path) -> None:
         json.dumps({"item_ids": [1], "weights": [1]}).encode(),
         json.dumps({"item_ids": ["a"], "weights": [-1]}).encode(),
         b'{"item_ids": ["a"], "weights": [NaN]}',
+        b'{"item_ids": ["a"], "weights": [1e300]}',
+        b'{"item_ids": ["a"], "weights": [1' + b"0" * 400 + b"]}",
+        b"[" * 100_000,
+        b" " * (5 << 20) + b'{"item_ids": ["a"], "weights": [1]}',
     ],
 )
 def test_what_is_no_trend_is_refused(tmp_path: Path, content: bytes) -> None:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.database import Database
 from headwater_core.errors import ArtifactError, DatabaseUnavailableError
 from headwater_core.manifest import FileEntry
 from headwater_core.registry import GenerationRecord, GenerationRegistry
+from headwater_server import reload
 from headwater_server.errors import NotReadyError
 from headwater_server.metrics import ServerMetrics
 from headwater_server.reload import Failure, Generations
@@ -78,7 +80,7 @@ class World:
         return call(*arguments)
 
     async def _in_loader(self, call: Callable[..., Any], argument: Any) -> Any:
-        if call == self.store.trim_cache:
+        if call in (self.store.trim_cache, self.store.read_label):
             return call(argument)
         return await self._load(argument)
 
@@ -118,6 +120,25 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+async def test_a_slow_store_is_told_of_while_it_is_waited_for(
+    world: World, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old generation serves, the reason is shown; when the files come after all the new one serves."""
+    monkeypatch.setattr(reload, "SLOW_S", 0.01)
+    world.publish(1)
+    await world.refresh()
+    world.publish(2)
+    world.gate.clear()
+    loading = asyncio.create_task(world.generations.refresh())
+    await until(lambda: 2 in world.generations.failures)
+    assert "slow or hangs" in world.generations.failures[2].reason
+    assert (world.serving, world.generations.loading) == (1, 2)
+    assert world.metrics.registry.get_sample_value("headwater_generation_load_failures_total") == 1
+    world.gate.set()
+    await asyncio.wait_for(loading, DEADLINE_S)
+    assert (world.serving, world.generations.failures) == (2, {})
 
 
 async def test_before_the_first_generation_nothing_serves(world: World) -> None:
@@ -166,23 +187,30 @@ async def test_the_old_one_serves_while_the_new_one_loads(world: World, until: U
 
 
 @pytest.mark.parametrize(
-    ("stage", "error"),
+    ("stage", "error", "level"),
     [
-        ("load_error", ArtifactError("read", "x", "is missing")),
-        ("prepare_error", DatabaseUnavailableError("away")),
-        ("prepare_error", ValueError("cannot be warmed up")),
+        ("load_error", ArtifactError("read", "x", "is missing"), "error"),
+        ("prepare_error", DatabaseUnavailableError("away"), "warning"),
+        ("prepare_error", ValueError("cannot be warmed up"), "error"),
     ],
     ids=["its files", "the database", "a bug"],
 )
-async def test_a_generation_that_fails_leaves_the_old_one(world: World, stage: str, error: Exception) -> None:
-    """At whatever stage; the reason is kept, and no later look takes the half-ready one for ready."""
+async def test_a_generation_that_fails_leaves_the_old_one(
+    world: World, stage: str, error: Exception, level: str
+) -> None:
+    """At whatever stage; the reason is kept, and no later look takes the half-ready one for ready.
+
+    A database that is away is no fault of the generation's, and passes by itself: a warning.
+    """
     world.publish(1)
     await world.refresh()
     world.publish(2)
     getattr(world, stage)[2] = error
-    for _ in range(3):
-        await world.refresh()
-        assert (world.serving, world.loaded) == (1, {1})
+    with capture_logs() as logged:
+        for _ in range(3):
+            await world.refresh()
+            assert (world.serving, world.loaded) == (1, {1})
+    assert [line["log_level"] for line in logged if line["event"] == "generation_not_loaded"] == [level]
     assert str(error) in world.generations.failures[2].reason
     assert world.loads == [1, 2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Iterator
 
 import grpc
@@ -93,3 +94,13 @@ def test_what_may_be_tried_again_says_when(error: HeadwaterError, retry_ms: int)
 def test_other_errors_carry_no_details() -> None:
     """Nothing to add to code and message."""
     assert refusal(NotFoundError("no such item")).trailers == ()
+
+
+@pytest.mark.parametrize("character", ["x", "é", "😀", "\n"])
+def test_a_refusal_fits_into_a_callers_metadata(character: str) -> None:
+    """However long what it repeats is: with more than 8 KiB a caller would be told of that and of nothing else."""
+    for error in (NotFoundError(character * 10_000), InvalidFieldError(character * 10_000, character * 10_000)):
+        ending = refusal(error)
+        assert ending.message.startswith(character * 100)
+        encoded = len(urllib.parse.quote(ending.message)) + sum(len(value) * 4 / 3 for _, value in ending.trailers)
+        assert encoded < 8000

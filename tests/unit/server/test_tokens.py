@@ -112,3 +112,9 @@ def test_a_list_token_that_is_no_number_is_refused() -> None:
 def test_a_negative_position_is_refused() -> None:
     """There is none in any log."""
     assert_refused(OPENERS[0], ConsistencyToken("default", -1).seal())
+
+
+def test_a_position_that_no_database_can_hold_is_refused() -> None:
+    """The largest one that it can hold is a position like any other."""
+    assert_refused(OPENERS[0], ConsistencyToken("default", 1 << 63).seal())
+    assert OPENERS[0](ConsistencyToken("default", (1 << 63) - 1).seal()) == ConsistencyToken("default", (1 << 63) - 1)

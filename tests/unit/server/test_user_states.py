@@ -20,7 +20,8 @@ from headwater_core.events import (
     SubjectKind,
     history_event,
 )
-from headwater_core.feedback_log import Recollection
+from headwater_core.recalling import Recollection
+from headwater_server import user_states
 from headwater_server.user_states import UserState, UserStates
 
 DEADLINE_S = 20
@@ -36,7 +37,7 @@ class Log:
 
     def __init__(self) -> None:
         self.events: list[LoggedEvent] = []
-        self.loads = 0
+        self.loads = self.given_up = 0
         self.steps = 1
         """How often a reading lets others work: between head and history, and after it."""
         self.gate: asyncio.Event | None = None
@@ -78,7 +79,11 @@ class Log:
         for _ in range(self.steps):
             await asyncio.sleep(0)
         if self.gate is not None:
-            await self.gate.wait()
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError:
+                self.given_up += 1
+                raise
         history = [history_event(logged) for logged in mine[-LENGTH:]]
         unwanted = {logged.event.item_id for logged in mine if logged.event.event_type in NEVER_AGAIN}
         return Recollection(head, history, {logged.event.item_id for logged in mine}, unwanted)
@@ -86,6 +91,14 @@ class Log:
 
 def store(log: Log, capacity: int = 100) -> UserStates:
     return UserStates(log.load, lambda: BUILT_IN_EVENT_TYPES, history_length=LENGTH, capacity=capacity)
+
+
+def gated() -> tuple[Log, asyncio.Event, UserStates]:
+    """A store over a log of one event, of ada's, whose readings wait for the gate."""
+    log, gate = Log(), asyncio.Event()
+    log.gate = gate
+    log.write("a", "ada")
+    return log, gate, store(log)
 
 
 async def get(states: UserStates, subject: Subject, min_position: int = 0) -> UserState:
@@ -272,17 +285,63 @@ async def test_an_erased_user_is_forgotten_with_its_visitors() -> None:
 
 async def test_callers_share_one_reading_and_may_leave(until: Until) -> None:
     """One SQL reading for all who ask at once; one who is cancelled takes nothing from the others."""
-    log = Log()
-    log.gate = asyncio.Event()
-    states = store(log)
-    log.write("a", "ada")
+    log, gate, states = gated()
     leaver, *stayers = [asyncio.create_task(states.get(user("ada"))) for _ in range(3)]
     await until(lambda: log.loads == 1)
     leaver.cancel()
-    log.gate.set()
+    gate.set()
     found = await asyncio.wait_for(asyncio.gather(*stayers), DEADLINE_S)
     assert found[0] is found[1]
     assert (leaver.cancelled(), log.loads) == (True, 1)
+
+
+async def test_a_reading_that_everybody_left_answers_who_asks_next(until: Until) -> None:
+    """A database that takes longer than a caller waits is asked once."""
+    log, gate, states = gated()
+    leaver = asyncio.create_task(states.get(user("ada")))
+    await until(lambda: log.loads == 1)
+    leaver.cancel()
+    await asyncio.wait([leaver])
+    gate.set()
+    assert positions(await get(states, user("ada"))) == [1]
+    assert (log.loads, log.given_up) == (1, 0)
+
+
+async def test_of_many_readings_those_that_everybody_left_are_given_up(
+    until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for the database no more; who asks next has a reading that begins anew."""
+    monkeypatch.setattr(user_states, "FEW_READINGS", 0)
+    log, gate, states = gated()
+    leavers = [asyncio.create_task(states.get(user("ada"))) for _ in range(2)]
+    await until(lambda: log.loads == 1)
+    leavers[0].cancel()
+    await asyncio.wait(leavers[:1])
+    assert states.subjects() == [user("ada")]
+    leavers[1].cancel()
+    await asyncio.wait(leavers)
+    assert states.subjects() == []
+    await until(lambda: log.given_up == 1)
+    next_one = asyncio.create_task(states.get(user("ada")))
+    await until(lambda: log.loads == 2)
+    gate.set()
+    assert positions(await asyncio.wait_for(next_one, DEADLINE_S)) == [1]
+
+
+async def test_who_asks_while_a_reading_is_given_up_is_not_given_up_with_it(
+    until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the one before has not ended yet."""
+    monkeypatch.setattr(user_states, "FEW_READINGS", 0)
+    log, gate, states = gated()
+    leaver = asyncio.create_task(states.get(user("ada")))
+    await until(lambda: log.loads == 1)
+    leaver.cancel()
+    stayer = asyncio.create_task(states.get(user("ada")))
+    await until(lambda: log.loads == 2)
+    gate.set()
+    assert positions(await asyncio.wait_for(stayer, DEADLINE_S)) == [1]
+    assert states.subjects() == [user("ada")]
 
 
 async def test_a_position_that_must_be_seen_is_read_when_it_was_not_applied() -> None:

@@ -15,7 +15,7 @@ from headwater_core.events import Event, Subject, SubjectKind
 from headwater_core.feedback_log import FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
 from headwater_core.log_writing import AppendOutcome
-from headwater_server.group_committer import MAX_EVENTS_PER_COMMIT, Committed, GroupCommitter
+from headwater_server.group_committer import MAX_EVENTS_PER_COMMIT, MAX_EVENTS_WAITING, Committed, GroupCommitter
 from headwater_server.impression_writer import ImpressionWriter
 from headwater_server.metrics import ServerMetrics
 
@@ -116,21 +116,46 @@ async def test_a_failed_commit_is_told_to_all_its_writers(writer: Writer, thread
     assert (result.outcome, result.position) == (AppendOutcome.ACCEPTED, 1)
 
 
-async def test_a_writer_who_leaves_takes_nothing_back(writer: Writer, threads: DatabaseThreads, until: Until) -> None:
-    """What it sent is committed and applied with the others'."""
+async def test_what_a_writer_who_leaves_had_sent(writer: Writer, threads: DatabaseThreads, until: Until) -> None:
+    """It is committed and applied if its commit has begun; if it waits still it is dropped, and nobody else's is."""
+    threads.gate.clear()
+    first = asyncio.create_task(writer.committer.append(events("begun")))
+    await until(lambda: threads.calls == 1)
+    leaver = asyncio.create_task(writer.committer.append(events("waiting")))
+    stayer = asyncio.create_task(writer.committer.append(events("stayed")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for each in (first, leaver):
+        each.cancel()
+    await asyncio.wait({first, leaver})
+    threads.gate.set()
+    await asyncio.wait_for(stayer, DEADLINE_S)
+    assert (first.cancelled(), leaver.cancelled()) == (True, True)
+    assert [logged.event.event_id for logged in writer.log.read_after(0, 10)] == ["begun", "stayed"]
+    assert [[event.event_id for event in commit.events] for commit in writer.commits] == [["begun"], ["stayed"]]
+
+
+async def test_while_the_database_hangs_only_so_many_events_wait(
+    writer: Writer, threads: DatabaseThreads, until: Until
+) -> None:
+    """Who comes then is refused at once; who left makes room, and what waits is written when the database answers."""
     threads.gate.clear()
     first = asyncio.create_task(writer.committer.append(events("first")))
     await until(lambda: threads.calls == 1)
-    leaver = asyncio.create_task(writer.committer.append(events("left")))
+    full = [events(*(f"{part}-{n}" for n in range(MAX_EVENTS_PER_COMMIT))) for part in range(10)]
+    waiting = [asyncio.create_task(writer.committer.append(part)) for part in full]
     await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    leaver.cancel()
-    stayer = asyncio.create_task(writer.committer.append(events("stayed")))
+    with pytest.raises(DatabaseUnavailableError, match=f"{MAX_EVENTS_WAITING} events wait"):
+        await asyncio.wait_for(writer.committer.append(events("refused")), DEADLINE_S)
+    for each in waiting[1:]:
+        each.cancel()
+    await asyncio.wait(waiting[1:])
+    last = asyncio.create_task(writer.committer.append(events("last")))
     await asyncio.sleep(0)
     threads.gate.set()
-    await asyncio.wait_for(asyncio.gather(first, stayer), DEADLINE_S)
-    assert leaver.cancelled()
-    assert [logged.event.event_id for logged in writer.log.read_after(0, 10)] == ["first", "left", "stayed"]
+    await asyncio.wait_for(asyncio.gather(first, waiting[0], last), DEADLINE_S)
+    written = [event.event_id for commit in writer.commits for event in commit.events]
+    assert written == ["first", *(event.event_id for event in full[0]), "last"]
 
 
 # --- impressions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,20 @@ def test_what_does_not_hold_all_of_it_is_refused(learner: Learner) -> None:
     }
     metadata = {"learner": json.dumps(checkpoint.metadata(content, "learner"))}
     with pytest.raises(ArtifactError, match="successors"):
+        Learner.load_state(safetensors.torch.save(tensors, metadata))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("id_embedding", math.nan), ("counts", math.inf), ("successors.rows", 999), ("successors.rows", -1)],
+)
+def test_numbers_that_learning_never_gives_are_refused(learner: Learner, name: str, value: float) -> None:
+    """What is not finite, and rows that no item has."""
+    content = learner.state()
+    tensors = safetensors.torch.load(content)
+    tensors[name].view(-1)[-1] = value
+    metadata = {"learner": json.dumps(checkpoint.metadata(content, "learner"))}
+    with pytest.raises(ArtifactError, match=name):
         Learner.load_state(safetensors.torch.save(tensors, metadata))
 
 

@@ -86,7 +86,7 @@ def test_replayed_events_stand_last_behind_their_past(log: FeedbackLog) -> None:
     for at_s in range(1, 7):
         write(log, at_s)
     log.delete_events(["e5"])
-    found = replay_examples(log, [3, 6, 5], history_length=3)
+    found = replay_examples(log, log.read_at([3, 6, 5]), history_length=3)
     assert [positions(example) for example in found] == [([1, 2, 3], 1), ([2, 3, 4, 6], 1)]
 
 
@@ -95,7 +95,7 @@ def test_a_replayed_visitors_event_is_found_in_the_users_history(log: FeedbackLo
     write(log, 10, visitor_id="v")
     write(log, 5, user_id="u")
     write(log, 20, user_id="u", visitor_id="v")
-    assert [positions(each) for each in replay_examples(log, [1], history_length=3)] == [([2, 1], 1)]
+    assert [positions(each) for each in replay_examples(log, log.read_at([1]), history_length=3)] == [([2, 1], 1)]
 
 
 def test_events_that_waited_for_their_item_are_found(log: FeedbackLog) -> None:

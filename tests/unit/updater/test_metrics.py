@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import urllib.request
 
-from headwater_updater.metrics import MetricsServer, UpdaterMetrics
+from headwater_core.metrics_server import MetricsServer
+from headwater_updater.metrics import UpdaterMetrics
 
 
 def test_metrics_are_served_over_http() -> None:
@@ -13,7 +14,7 @@ def test_metrics_are_served_over_http() -> None:
     metrics.offset.set(7)
     metrics.rejected.labels("robot").inc(3)
     metrics.show_prequential({"prequential_hr_at_10": 0.25})
-    server = MetricsServer(metrics, 0)
+    server = MetricsServer(metrics.registry, 0)
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()

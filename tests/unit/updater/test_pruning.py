@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headwater_core.database import advance
 from headwater_core.events import Event
 from headwater_core.impressions import Impression
+from headwater_core.outcomes import OFFSET
+from headwater_core.registry import GenerationRecord
 from headwater_updater import pruning
 from headwater_updater.pruning import Pruner
 from headwater_updater.resources import Resources
@@ -85,3 +88,16 @@ def test_much_goes_in_chunks_and_little_once_an_hour(
     pruner.step(NOW_US + HOUR_US)
     left.append(resources.impressions.count())
     assert left == [2, 0, 1, 0]
+
+
+def test_events_go_when_that_is_wanted(resources: Resources, settings: UpdaterSettings) -> None:
+    """Those that are past their time and that generations and attribution have read; by default none."""
+    for age_days in (7.1, 6.9):
+        write(resources, 2, age_days)
+    resources.registry.record(GenerationRecord(1, 0, True, NOW_US, 4, 0, 0, 8, 0))
+    with resources.database.write() as connection:
+        advance(connection, settings.tenant, OFFSET, 4)
+    Pruner(resources, settings).step(NOW_US)
+    assert len(resources.log.read_after(0, 10)) == 4
+    Pruner(resources, settings.model_copy(update={"event_retention_days": 7})).step(NOW_US)
+    assert [each.position for each in resources.log.read_after(0, 10)] == [3, 4]

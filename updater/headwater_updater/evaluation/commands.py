@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from headwater_core.errors import InvalidFieldError
-from headwater_core.logs import configure_logs
 from headwater_core.text import TextEncoder
 from headwater_updater.evaluation.clock import Clock
 from headwater_updater.evaluation.events_file import EventData, Ordering, read_events, read_users
@@ -220,7 +219,7 @@ def rank(
 def _start(budget_minutes: float) -> tuple[Clock, UpdaterSettings]:
     clock = Clock(budget_minutes * 60)
     settings = UpdaterSettings()
-    configure_logs(settings.log_level, settings.log_format)
+    settings.configure_logs()
     torch.set_num_threads(settings.bootstrap_threads or os.cpu_count() or 1)
     return clock, settings
 

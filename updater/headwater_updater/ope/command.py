@@ -12,7 +12,6 @@ import typer
 
 from headwater_core.database import Database
 from headwater_core.errors import InvalidFieldError
-from headwater_core.logs import configure_logs
 from headwater_updater.evaluation.items_file import read_items
 from headwater_updater.evaluation.reports import check_writable, write_report
 from headwater_updater.lease import now_us
@@ -96,7 +95,7 @@ def _own(
 ) -> BanditLog:
     given = {"database_url": database_url, "tenant": tenant}
     settings = UpdaterSettings.model_validate({name: value for name, value in given.items() if value is not None})
-    configure_logs(settings.log_level, settings.log_format)
+    settings.configure_logs()
     torch.set_num_threads(settings.training_threads)
     now = now_us()
     rewards = OwnRewards(reward, round(window_hours * _HOUR_US))
