@@ -24,6 +24,7 @@ from headwater_server.settings import ServerSettings
 from tests.integration.conftest import Publish, prepare
 from tests.integration.conftest import connect as connect
 from tests.integration.conftest import empty_settings as empty_settings
+from tests.integration.conftest import history_limit_s as history_limit_s
 from tests.integration.conftest import make_installation as make_installation
 from tests.integration.conftest import open_channel as open_channel
 from tests.integration.conftest import publish as publish

@@ -18,6 +18,7 @@ from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater_core.database import chunks
 from headwater_core.events import Subject, SubjectKind
+from headwater_server.recommender import STATE_LIMIT_S
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from headwater_server.user_states import FEW_READINGS
@@ -29,6 +30,12 @@ Connect = Callable[[HeadwaterServer], grpc.aio.Channel]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
 pytestmark = [pytest.mark.timeout(TIMEOUT_S)]
+
+
+@pytest.fixture
+def history_limit_s() -> float:
+    """As users have it: histories do not come, and answers are to be made without them."""
+    return STATE_LIMIT_S
 
 
 @pytest.fixture

@@ -301,14 +301,20 @@ def empty_settings(tmp_path: Path, make_installation: MakeInstallation) -> Serve
 
 
 @pytest.fixture
-async def start_server() -> AsyncIterator[StartServer]:
+def history_limit_s() -> float:
+    """How long an answer waits for its history: a machine that stands still for a moment is no fault."""
+    return 60.0
+
+
+@pytest.fixture
+async def start_server(history_limit_s: float) -> AsyncIterator[StartServer]:
     """Starts servers in this process; all are stopped at the end."""
     servers: list[HeadwaterServer] = []
 
     async def start(settings: ServerSettings, **changes: object) -> HeadwaterServer:
         server = HeadwaterServer(settings.model_copy(update=changes))
-        # A machine that stands still for a moment is no fault: nothing is left out of answers because it took long.
-        server.rooms.recommender._state_limit_s = 60.0
+        server.rooms.recommender._state_limit_s = history_limit_s
+        # Nor are sources left out of answers because they took long.
         book = server.rooms.strategies
         book.built_in = book.built_in.model_copy(update={"budget_ms": 10_000})
         book.replace(())
