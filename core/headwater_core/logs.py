@@ -26,6 +26,7 @@ _SUBJECT = "subject"
 _QUERY = "query"
 _WITHHELD = "(withheld)"
 _HASH_CHARS = 16
+_GRPC, _NO_TEXT = "grpc._cython.cygrpc", "Invalid encoding on"
 
 
 class LogIds(StrEnum):
@@ -72,6 +73,11 @@ def _with_request_id(_logger: object, _method: str, event: structlog.typing.Even
     return event
 
 
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """gRPC repeats metadata that is no UTF-8, whatever it holds, with a traceback, for each call that brings some."""
+    return not (record.name == _GRPC and str(record.msg).startswith(_NO_TEXT))
+
+
 def configure_logs(
     level: str = "info",
     format: str = "json",  # noqa: A002 - named as the setting is
@@ -112,6 +118,7 @@ def configure_logs(
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_without_metadata)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

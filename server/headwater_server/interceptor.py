@@ -17,6 +17,7 @@ from headwater_server.admission import Admission
 from headwater_server.arrivals import REQUEST_ID_KEY, Arrival, Reception, arrived
 from headwater_server.call_log import CallLog
 from headwater_server.errors import LeavingError
+from headwater_server.first_requests import FirstRequests
 from headwater_server.metrics import ServerMetrics
 from headwater_server.scopes import SCOPES, Scope, scope_of
 from headwater_server.stages import ADMISSION, SERIALISATION, Stages, begin, server_timing, timed
@@ -32,7 +33,7 @@ class _Undecodable:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """What every method of ours has in common. Of health only the bytes are checked: it has no tokens."""
+    """What every method of ours has in common. Of health only the request is checked: it has no tokens."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._reception = reception
         self.call_log = call_log
         self._leaving = leaving
+        self._incoming = FirstRequests()
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -83,7 +85,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrapped(self, path: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         if scope_of(path) is None:
-            return _checked(handler)
+            return _checked(handler, self._incoming)
         method = path.rsplit("/", 1)[-1]
         assert handler.request_deserializer is not None  # generated code always gives one
         deserializer = _forgiving(handler.request_deserializer)
@@ -281,31 +283,31 @@ class _Watch:
         raise AssertionError("abort returned")  # it raises; this tells the type checker
 
 
-def _checked(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """A method of health whose bytes that are no message are refused: grpc.aio would log a traceback for each."""
-    answer: Any = handler.unary_unary or handler.unary_stream
+def _checked(handler: grpc.RpcMethodHandler[Any, Any], incoming: FirstRequests) -> grpc.RpcMethodHandler[Any, Any]:
+    """A method of health, whose request is not waited for as long as strangers like.
 
-    async def refuse_undecodable(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    Bytes that are no message are refused: grpc.aio would log a traceback for each.
+    """
+    behaviour: Any = handler.unary_unary or handler.unary_stream
+
+    async def answer(requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
+            request = await incoming.first(requests)
             _refuse_undecodable(request)
-        except InvalidFieldError as error:
+        except HeadwaterError as error:
             ending = refusal(error)
             await context.abort(ending.code, ending.message, ending.trailers)
-
-    async def ask(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        await refuse_undecodable(request, context)
-        return await answer(request, context)
-
-    async def watch(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        await refuse_undecodable(request, context)
-        async for response in answer(request, context):
-            yield response
+        if handler.unary_unary is not None:
+            yield await behaviour(request, context)
+        else:
+            async with contextlib.aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
 
     assert handler.request_deserializer is not None  # generated code always gives one
-    deserializer = _forgiving(handler.request_deserializer)
-    if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(ask, deserializer, handler.response_serializer)
-    return grpc.unary_stream_rpc_method_handler(watch, deserializer, handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(
+        answer, _forgiving(handler.request_deserializer), handler.response_serializer
+    )
 
 
 def _forgiving(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

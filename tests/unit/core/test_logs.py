@@ -93,3 +93,13 @@ def test_a_line_has_the_request_id_of_its_call(capsys: pytest.CaptureFixture[str
     token = logged_request_id.set("web-17")
     assert told(capsys)["request_id"] == "web-17"
     logged_request_id.reset(token)
+
+
+def test_metadata_that_grpc_cannot_read_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    """gRPC itself would log it, with a traceback: a token that somebody sent, or a name."""
+    configure_logs()
+    grpcs = logging.getLogger("grpc._cython.cygrpc")
+    grpcs.error("Invalid encoding on %s", b"Bearer s3cr3t\xff")
+    assert capsys.readouterr().err == ""
+    grpcs.error("what else it has to say")
+    assert "what else it has to say" in capsys.readouterr().err

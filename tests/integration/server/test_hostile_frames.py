@@ -1,0 +1,107 @@
+"""What somebody without a token may send, byte by byte: nobody else notices, and nothing of it is repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from headwater.v1 import event_pb2
+from headwater.v1 import event_service_pb2 as events_pb
+from headwater.v1.event_service_pb2_grpc import EventServiceStub
+from headwater_client import AsyncClient
+from headwater_server.first_requests import MOST
+from headwater_server.server import HeadwaterServer
+from headwater_server.settings import ServerSettings
+from tests.integration.raw_http2 import RawConnection
+from tests.integration.server_process import ServerProcess
+
+StartServer = Callable[..., Awaitable[HeadwaterServer]]
+Connect = Callable[[HeadwaterServer], grpc.aio.Channel]
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
+Strangers = Callable[[int], RawConnection]
+NO_TEXT = b"/\xff"
+"""As a method's name: it ends grpc.aio's serving loop."""
+HALF = b"\0\0\x10\0\0" + b"x" * 1000
+"""A message of a mebibyte, as it says, and its beginning."""
+
+
+@pytest.fixture
+def stranger() -> Iterator[Strangers]:
+    """Connects to a port; the connections end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda port: stack.enter_context(contextlib.closing(RawConnection(port)))
+
+
+async def test_a_method_whose_name_is_no_text_closes_no_port(
+    start_server: StartServer, settings: ServerSettings, connect: Connect, until: Until, stranger: Strangers
+) -> None:
+    """However often it is called, on whichever port: it is opened again, calls under way go on, others are repeated."""
+    server = await start_server(settings, admin_port=0, drain_s=60.0)
+    assert server.admin_port is not None
+    reopened = server.rooms.metrics.ports_reopened._value
+    stream = EventServiceStub(connect(server)).StreamEvents(timeout=60)
+
+    async def write(sequence: int) -> None:
+        like = event_pb2.Event(event_id=str(sequence), event_type="like", user_id="ada", item_id="space-00")
+        await stream.write(events_pb.StreamEventsRequest(sequence=sequence, events=[like]))
+        answer = await stream.read()
+        assert isinstance(answer, events_pb.StreamEventsResponse) and answer.committed == 1
+
+    await write(1)
+    async with (
+        AsyncClient(f"127.0.0.1:{server.port}", timeout_s=60.0) as client,
+        AsyncClient(f"127.0.0.1:{server.admin_port}", timeout_s=60.0) as admin,
+    ):
+        for port in 2 * (server.port, server.admin_port):
+            before = reopened.get()
+            stranger(port).begin(NO_TEXT)
+            await until(lambda before=before: reopened.get() == before + 1)  # type: ignore[misc]
+            assert await client.recommend(user_id="ada")
+            assert await admin.list_generations()
+    await write(2)
+    stream.cancel()
+
+
+async def test_a_server_ends_when_it_is_told_to_though_a_port_was_closed(
+    settings: ServerSettings, until: Until, stranger: Strangers
+) -> None:
+    """Calls of before have no longer than others."""
+    server = HeadwaterServer(settings.model_copy(update={"drain_s": 3600.0}))
+    await server.start()
+    stranger(server.port).begin(b"/headwater.v1.CatalogService/GetItems", HALF)
+    stranger(server.port).begin(NO_TEXT)
+    await until(lambda: server.rooms.metrics.ports_reopened._value.get() == 1)
+    await asyncio.wait_for(server.stop(0), 60)
+
+
+async def test_half_sent_requests_of_strangers_keep_nobody_from_asking(
+    server: HeadwaterServer, connect: Connect, stranger: Strangers
+) -> None:
+    """Probes need no token, so whoever sends no more than half of one is given up for those who send all."""
+    health = health_pb2_grpc.HealthStub(connect(server))
+    first = stranger(server.port)
+    first.begin(b"/grpc.health.v1.Health/Check", HALF)
+    others = stranger(server.port)
+    for _ in range(MOST):
+        others.begin(b"/grpc.health.v1.Health/Watch", HALF)
+    await asyncio.to_thread(first.wait_for, b"the request did not come")
+    for _ in range(3):
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_token_that_is_no_text_is_in_no_log(settings: ServerSettings, tmp_path: Path, stranger: Strangers) -> None:
+    """gRPC would log it before anybody asks whose it is."""
+    with ServerProcess(settings, tmp_path / "log") as server:
+        connection = stranger(int(server.address.rpartition(":")[2]))
+        method = b"/headwater.v1.CatalogService/GetItems"
+        connection.begin(method, b"\0\0\0\0\0", authorization=b"Bearer s3cr3t-T0ken\xff")
+        connection.wait_for(b"grpc-status")
+    assert "s3cr3t" not in server.log
+    assert "Traceback" not in server.log
