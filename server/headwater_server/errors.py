@@ -32,6 +32,10 @@ class LeavingError(HeadwaterError):
     """This server is about to end; another, or this one later, goes on. UNAVAILABLE, with a hint when to try again."""
 
 
+class LoadingError(NotReadyError):
+    """What answers is published and not here yet; it comes, or another server has it. UNAVAILABLE, with a hint."""
+
+
 class OverloadedError(HeadwaterError):
     """Too many calls at once. RESOURCE_EXHAUSTED, with a hint when to try again."""
 

@@ -24,12 +24,13 @@ from headwater_core.generation import LoadedGeneration, Shards
 from headwater_core.histories import TextFeatures
 from headwater_core.registry import CANARY, STABLE, GenerationRegistry
 from headwater_core.shards import Shard
-from headwater_server.errors import NotReadyError, shown
+from headwater_server.errors import LoadingError, NotReadyError, shown
 from headwater_server.metrics import ServerMetrics
 from headwater_server.serving_generation import ServingGeneration
 
+_AWAY_RETRY_S = 1.0
 _FIRST_RETRY_S = 5.0
-_LONGEST_RETRY_S = 300.0
+_LONGEST_RETRY_S = 60.0
 _MAX_DOUBLINGS = 10
 SLOW_S = 30.0
 """A generation whose files take longer is said to have failed while they are waited for."""
@@ -125,10 +126,13 @@ class Generations:
 
         Raises:
             NotReadyError: none is.
+            LoadingError: the label `stable` names one that is not loaded here yet.
         """
         number = self._labels.get(label)
         if number is None or number not in self._loaded:
             if label == STABLE:
+                if self._loading is not None or self.failures:
+                    raise LoadingError("a generation is published and not loaded on this server yet")
                 raise NotReadyError("no generation is published yet; run `headwater-updater bootstrap`")
             raise NotReadyError(f"label: {shown(label)} names no loaded generation")
         return self._loaded[number]
@@ -139,7 +143,7 @@ class Generations:
         Who that is depends on their id alone: they stay the same, on every server.
 
         Raises:
-            NotReadyError: nothing is loaded.
+            NotReadyError, LoadingError: nothing is loaded; as `by_label`.
         """
         canary = self._loaded.get(self._labels.get(CANARY, 0))
         if canary is not None and subject is not None and _draw(subject) < self._canary_share:
@@ -261,6 +265,10 @@ class Generations:
         """Args: is_away: it is no fault of the generation's, and passes by itself."""
         attempts = before.attempts + 1 if before else 1
         pause_s = min(_FIRST_RETRY_S * 2 ** min(attempts - 1, _MAX_DOUBLINGS), _LONGEST_RETRY_S)
+        if self.stable is None:  # whatever it costs to try, nothing is worth more
+            pause_s = _FIRST_RETRY_S
+        if is_away:
+            pause_s = _AWAY_RETRY_S
         self.failures[number] = Failure(reason, attempts, time.monotonic() + pause_s)
         self._metrics.load_failures.inc()
         tell = log.warning if is_away else log.error

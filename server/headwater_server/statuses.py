@@ -21,6 +21,7 @@ from headwater_core.errors import (
 from headwater_server.errors import (
     ForbiddenError,
     LeavingError,
+    LoadingError,
     NotBuiltError,
     NotReadyError,
     OverloadedError,
@@ -34,6 +35,7 @@ _CODES: dict[type[HeadwaterError], grpc.StatusCode] = {
     LeaseLostError: grpc.StatusCode.ABORTED,
     DatabaseUnavailableError: grpc.StatusCode.UNAVAILABLE,
     ArtifactError: grpc.StatusCode.UNAVAILABLE,
+    LoadingError: grpc.StatusCode.UNAVAILABLE,
     NotReadyError: grpc.StatusCode.FAILED_PRECONDITION,
     NotBuiltError: grpc.StatusCode.UNIMPLEMENTED,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -42,6 +44,7 @@ _CODES: dict[type[HeadwaterError], grpc.StatusCode] = {
     LeavingError: grpc.StatusCode.UNAVAILABLE,
 }
 _DATABASE_RETRY_MS = 500
+_LOADING_RETRY_MS = 500
 _LEAVING_RETRY_MS = 100
 """Whoever connects anew finds another."""
 _MAX_TOLD_BYTES = 768
@@ -77,6 +80,8 @@ def refusal(error: HeadwaterError) -> Refusal:
         retry_after_ms = error.retry_after_ms
     elif isinstance(error, DatabaseUnavailableError):
         retry_after_ms = _DATABASE_RETRY_MS
+    elif isinstance(error, LoadingError):
+        retry_after_ms = _LOADING_RETRY_MS
     elif isinstance(error, LeavingError):
         retry_after_ms = _LEAVING_RETRY_MS
     if retry_after_ms:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import grpc
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
@@ -19,10 +21,11 @@ from headwater_core.errors import ArtifactError, DatabaseUnavailableError
 from headwater_core.manifest import FileEntry
 from headwater_core.registry import GenerationRecord, GenerationRegistry
 from headwater_server import reload
-from headwater_server.errors import NotReadyError
+from headwater_server.errors import LoadingError, NotReadyError
 from headwater_server.metrics import ServerMetrics
 from headwater_server.reload import Failure, Generations
 from headwater_server.serving_generation import ServingGeneration
+from headwater_server.statuses import refusal
 
 DEADLINE_S = 20
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -218,22 +221,63 @@ async def test_a_generation_that_fails_leaves_the_old_one(
 async def test_a_failed_generation_is_tried_again_after_growing_pauses(world: World) -> None:
     """Or at once by who is impatient; success ends the failure."""
     world.publish(1)
-    world.load_error[1] = ArtifactError("read", "x", "is missing")
+    await world.refresh()
+    world.publish(2)
+    world.load_error[2] = ArtifactError("read", "x", "is missing")
     pauses: list[float] = []
     before = 0.0
     for attempt in range(1, 4):
         await world.refresh(impatient=True)
-        failure = world.generations.failures[1]
+        failure = world.generations.failures[2]
         assert failure.attempts == attempt
         pauses.append(failure.retry_at_s - before)
         before = failure.retry_at_s
     assert pauses[1] < pauses[2]
     await world.refresh()
-    assert len(world.loads) == 3
+    assert len(world.loads) == 4
     assert world.metrics.registry.get_sample_value("headwater_generation_load_failures_total") == 3
     world.load_error.clear()
     await world.refresh(impatient=True)
-    assert (world.serving, world.generations.failures) == (1, {})
+    assert (world.serving, world.generations.failures) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("error", "most_s", "serves"),
+    [
+        (ArtifactError("read", "x", "the store answers 503"), 5.0, False),
+        (DatabaseUnavailableError("away"), 1.0, False),
+        (DatabaseUnavailableError("away"), 1.0, True),
+    ],
+    ids=["nothing serves", "nothing serves, and the database is away", "the database is away"],
+)
+async def test_the_pause_stays_short_where_it_would_cost_answers(
+    world: World, error: Exception, most_s: float, serves: bool
+) -> None:
+    """An outage may have been long, and its end must not be waited out."""
+    if serves:
+        world.publish(1)
+        await world.refresh()
+    world.publish(2)
+    world.prepare_error[2] = error
+    for _ in range(8):
+        await world.refresh(impatient=True)
+    assert world.generations.failures[2].retry_at_s <= time.monotonic() + most_s
+
+
+async def test_what_is_published_and_not_loaded_yet_is_said_to_come(world: World, until: Until) -> None:
+    """UNAVAILABLE, which clients try again, there or elsewhere; not that somebody must train something."""
+    world.publish(1)
+    world.gate.clear()
+    loading = asyncio.create_task(world.generations.refresh())
+    await until(lambda: world.loads == [1])
+    with pytest.raises(LoadingError, match="published"):
+        world.generations.by_label("stable")
+    world.load_error[1] = ArtifactError("read", "x", "is missing")
+    world.gate.set()
+    await asyncio.wait_for(loading, DEADLINE_S)
+    with pytest.raises(LoadingError, match="published") as caught:
+        world.generations.serving(None)
+    assert refusal(caught.value).code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_generation_may_fail_for_months(world: World) -> None:
