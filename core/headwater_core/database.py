@@ -427,8 +427,14 @@ def _unavailable() -> Iterator[None]:
 
 def _outage(error: BaseException | None) -> DatabaseUnavailableError:
     """What callers are told; hosts, users and statements are for the log alone."""
-    _log.warning("database_unavailable", reason=str(error))
+    _log.warning("database_unavailable", reason=_told(error))
     return DatabaseUnavailableError(_reason(error))
+
+
+def _told(error: BaseException | None) -> str:
+    """What the driver says, without the row at which a COPY was interrupted: PostgreSQL's context repeats it."""
+    message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return message or str(error)
 
 
 def _reason(error: BaseException | None) -> str:

@@ -15,6 +15,7 @@ from headwater_server.token_bucket import TokenBucket
 _LINES_PER_S = 50.0
 _OURS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN})
 """What a caller cannot help."""
+_STRANGERS = grpc.StatusCode.UNAUTHENTICATED
 log = structlog.get_logger(__name__)
 
 
@@ -27,6 +28,8 @@ class CallLog:
         """Args: tells_all: also what was answered; per_s: lines a second about calls that failed; more are counted."""
         self.tells_all = tells_all
         self._budget = TokenBucket(per_s, now_s)
+        self._strangers_budget = TokenBucket(per_s, now_s)
+        """Of their own: a flood of them must not keep the calls of those who were let in out of the log."""
         self._left_out = 0
 
     def tell(self, method: str, code: grpc.StatusCode, took_s: float, arrival: Arrival) -> None:
@@ -34,7 +37,7 @@ class CallLog:
         if code is grpc.StatusCode.OK:
             is_admins = arrival.scope is Scope.ADMIN and arrival.caller is not None
             self._write(log.info if is_admins else log.debug, method, code, took_s, arrival)
-        elif self.tells_all or not self._budget.take():
+        elif self.tells_all or not (self._strangers_budget if code is _STRANGERS else self._budget).take():
             self._write(log.warning if code in _OURS else log.info, method, code, took_s, arrival)
         else:
             self._left_out += 1

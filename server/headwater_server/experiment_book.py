@@ -13,6 +13,8 @@ from headwater_core.document_store import Version
 from headwater_core.experiments import FIXED, INTERLEAVED, THOMPSON, Arm, Assignment, Experiment
 from headwater_core.tallies import ArmTally
 
+MAX_SEGMENTS = 1000
+"""Of one experiment: what callers name beyond them is of the segment ""."""
 _NOTHING = Record(0.0, 0.0)
 _DECIDED = {THOMPSON: 1.0, INTERLEAVED: 2.0}
 
@@ -36,6 +38,8 @@ class ExperimentBook:
         self._experiments: dict[str, Experiment] = {}
         self._tallies: dict[str, Mapping[str, Mapping[str, Record]]] = {}
         self._shares: dict[tuple[str, str], Shares] = {}
+        self._segments: defaultdict[str, set[str]] = defaultdict(set)
+        """By experiment: those that have been counted, or will be."""
 
     @property
     def experiments(self) -> Mapping[str, Experiment]:
@@ -46,6 +50,8 @@ class ExperimentBook:
         """Run these from now on."""
         self._experiments = {each.name: each.content for each in stored if each.content is not None}
         self._shares.clear()
+        for name in self._segments.keys() - self._experiments.keys():
+            del self._segments[name]
 
     def learn(self, name: str, tallies: Iterable[ArmTally]) -> None:
         """Take in how the arms of an experiment stand."""
@@ -53,6 +59,7 @@ class ExperimentBook:
         for each in tallies:
             of_segment[each.segment][each.arm] = each.recent
         self._tallies[name] = of_segment
+        self._segments[name].update(of_segment)
         self._shares = {key: shares for key, shares in self._shares.items() if key[0] != name}
 
     def shares(self, name: str, segment: str) -> Sequence[float]:
@@ -86,7 +93,7 @@ class ExperimentBook:
         for name, experiment in self._experiments.items():
             if not experiment.takes(surface):
                 continue
-            segment = experiment.segment(n_events, surface, context)
+            segment = self._bounded(name, experiment.segment(n_events, surface, context))
             shares = self.shares(name, segment)
             if experiment.allocation == INTERLEAVED:
                 turns = self._chance.choices(experiment.arms, shares, k=n_places)
@@ -101,3 +108,12 @@ class ExperimentBook:
             assignment = Assignment(name, arm.name, segment, shares[place], experiment.learning_half_life)
             return Assigned((arm,), assignment, {})
         return None
+
+    def _bounded(self, name: str, segment: str) -> str:
+        """The segment; "" for one that is new where there are too many: callers may name as many as they like."""
+        known = self._segments[name]
+        if segment not in known:
+            if len(known) >= MAX_SEGMENTS:
+                return ""
+            known.add(segment)
+        return segment

@@ -413,10 +413,14 @@ class Rooms:
             if experiment.allocation != FIXED:
                 self.experiments.learn(name, await self.in_database(self.tallies.of, name))
 
-    async def register_event_types(self, names: Collection[str]) -> None:
+    async def register_event_types(self, names: Collection[str], caller: str | None) -> None:
         """Register the types that an import meets and nobody registered, while there is room for more.
 
         Names that cannot be types are left out.
+
+        Args:
+            names: of types.
+            caller: by whose token, for the log; None: there are no tokens.
         """
         unknown = [name for name in names if name not in self.event_types and _can_be_type(name)]
         if unknown:
@@ -425,6 +429,7 @@ class Rooms:
             new = sorted(name for name in unknown if name not in self.event_types)
             try:
                 await self.in_writing(self.event_type_store.register_missing, new[:room])
+                log.info("event_types_registered", event_types=new[:room], caller=caller)
             except InvalidFieldError as error:  # another server was faster; the events are refused one by one
                 log.warning("event_types_not_registered", reason=str(error))
             await self.refresh_event_types()

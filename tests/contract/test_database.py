@@ -12,6 +12,7 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, exc
+from structlog.testing import capture_logs
 
 from headwater_core import database as database_module
 from headwater_core.database import Database, advance, chunks, current, insert_rows
@@ -189,6 +190,17 @@ def test_a_database_that_stays_locked_is_unavailable(database: Database, monkeyp
     with database.write(), pytest.raises(DatabaseUnavailableError), other.write():
         raise AssertionError("two writers at once")
     other.close()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_log_does_not_repeat_what_was_being_written(database: Database) -> None:
+    """PostgreSQL's context quotes the row at which it stopped, and its details do the same."""
+    shut_down = """DO $$ BEGIN
+        RAISE EXCEPTION 'terminating connection' USING ERRCODE = '57P01', DETAIL = 'user alice';
+    END $$"""
+    with capture_logs() as logged, pytest.raises(DatabaseUnavailableError), database.write() as connection:
+        connection.exec_driver_sql(shut_down)
+    assert [line["reason"] for line in logged if line["event"] == "database_unavailable"] == ["terminating connection"]
 
 
 def test_a_wrong_statement_is_a_mistake_not_an_outage(database: Database) -> None:

@@ -162,7 +162,7 @@ class GetItemsResponse(_message.Message):
     MISSING_ITEM_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_item_pb2.Item]:
-        """The items found, in the request's order."""
+        """The items found, each once, in the request's order."""
 
     @_builtins.property
     def missing_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

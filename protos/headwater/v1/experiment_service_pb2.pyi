@@ -61,7 +61,8 @@ class Experiment(_message.Message):
     """How long after a slate was shown its events count, in seconds. Default 1,800; at most 30 days."""
     segment_by: _builtins.str
     """`thompson` and `interleaved` learn apart for each: `activity` (`new`: histories of less than three events;
-    `returning`), `surface`, or `context.` and a key of the request's context. Default: for all together.
+    `returning`), `surface`, or `context.` and a key of the request's context. Default: for all together. Of the values
+    that callers name the first 1,000 are segments of their own; the rest are one, the segment "".
     """
     half_life_slates: _builtins.float
     """`thompson` and `interleaved`: after so many further slates of a segment an old one counts half. Default 10,000; at

@@ -531,7 +531,7 @@ class BatchRecommendRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendRequest]:
-        """1 to 100 requests."""
+        """1 to 100 requests. The page sizes of those with return_items add up to at most 5,000."""
 
     def __init__(
         self,

@@ -76,10 +76,11 @@ class CatalogService(pb_grpc.CatalogServiceServicer):
     ) -> pb.GetItemsResponse:
         """Get items by id."""
         queries.check_ids("item_ids", request.item_ids, MAX_ITEMS, smallest=1)
-        found = await self._rooms.in_database(self._rooms.catalogue.get, list(request.item_ids))
+        item_ids = list(dict.fromkeys(request.item_ids))
+        found = await self._rooms.in_database(self._rooms.catalogue.get, item_ids)
         return pb.GetItemsResponse(
-            items=[convert.from_item(found[item_id]) for item_id in request.item_ids if item_id in found],
-            missing_item_ids=[item_id for item_id in request.item_ids if item_id not in found],
+            items=[convert.from_item(found[item_id]) for item_id in item_ids if item_id in found],
+            missing_item_ids=[item_id for item_id in item_ids if item_id not in found],
         )
 
     async def ListItems(  # noqa: N802

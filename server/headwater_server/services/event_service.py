@@ -141,9 +141,11 @@ class EventService(pb_grpc.EventServiceServicer):
     ) -> tuple[list[event_pb2.EventResult], str]:
         """Check, write and apply; one result per event and the token that covers the accepted ones."""
         rooms = self._rooms
-        registers = backfill and arrived.get().may_administer()
+        arrival = arrived.get()
+        registers = backfill and arrival.may_administer()
         if registers:
-            await rooms.register_event_types({message.event_type for message in messages})
+            by = arrival.caller.name if arrival.caller is not None else None
+            await rooms.register_event_types({message.event_type for message in messages}, by)
         elif not rooms.event_types.keys() >= {message.event_type for message in messages}:
             await rooms.refresh_event_types()  # another server may have registered it
         now_us = rooms.now_us()

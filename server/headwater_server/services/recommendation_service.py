@@ -28,6 +28,8 @@ from headwater_server.stages import ADMISSION, SERIALISATION, timed
 from headwater_server.statuses import code_of
 
 MAX_BATCH = 100
+MAX_BATCH_ITEMS = 5000
+"""Whole items in the answer of a batch: more would mostly be over the limit of a message, once all is made."""
 
 
 class RecommendationService(pb_grpc.RecommendationServiceServicer):
@@ -48,6 +50,9 @@ class RecommendationService(pb_grpc.RecommendationServiceServicer):
     ) -> pb.BatchRecommendResponse:
         """Recommend to many; the histories are embedded together."""
         queries.check_count("requests", request.requests, MAX_BATCH, smallest=1)
+        sizes = [max(0, each.page_size) or queries.DEFAULT_PAGE_SIZE for each in request.requests if each.return_items]
+        if (items := sum(sizes)) > MAX_BATCH_ITEMS:
+            raise InvalidFieldError("requests", f"return {items} items and their texts; the limit is {MAX_BATCH_ITEMS}")
         results = await asyncio.gather(*(self._result(each) for each in request.requests))
         return pb.BatchRecommendResponse(results=results)
 

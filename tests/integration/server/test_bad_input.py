@@ -492,6 +492,17 @@ async def test_a_batch_of_requests_reports_the_bad_one_in_its_place(stubs: Stubs
     assert "nobody" in results[2].error.reason
 
 
+async def test_a_batch_returns_no_more_whole_items_than_a_message_holds(stubs: Stubs) -> None:
+    """It is refused before anything is made; ids alone may be as many as the requests allow."""
+    requests = [recommend(page_size=500, return_items=True) for _ in range(10)]
+    batch = recommendation_service_pb2.BatchRecommendRequest(requests=[*requests, recommend(page_size=500)])
+    assert len((await stubs.recommendations.BatchRecommend(batch)).results) == 11
+    for more in (recommend(return_items=True), recommend(page_size=1, return_items=True)):
+        offset = recommend(page_size=-100, return_items=True)
+        batch = recommendation_service_pb2.BatchRecommendRequest(requests=[*requests, more, offset])
+        assert_names(await refused(stubs.recommendations.BatchRecommend(batch)), "requests")
+
+
 # --- items
 
 BAD_ITEMS = {

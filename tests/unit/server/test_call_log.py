@@ -41,3 +41,14 @@ def test_whoever_wants_all_gets_all() -> None:
             log.tell("GetItems", code, 0.0, ARRIVAL)
     assert [line["code"] for line in lines] == ["OK", *["NOT_FOUND"] * 5]
     assert lines[0]["log_level"] == "debug"
+
+
+def test_a_flood_of_strangers_hides_nobody_elses_calls() -> None:
+    """Whoever is not let in has a budget of their own."""
+    log = CallLog(tells_all=False, per_s=2, now_s=lambda: 0.0)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(10):
+            log.tell("Recommend", grpc.StatusCode.UNAUTHENTICATED, 0.0, ARRIVAL)
+        log.tell("SetLabel", grpc.StatusCode.PERMISSION_DENIED, 0.0, ARRIVAL)
+    assert [line["code"] for line in lines] == ["UNAUTHENTICATED", "UNAUTHENTICATED", "PERMISSION_DENIED"]
+    assert lines[2]["lines_left_out"] == 8
