@@ -144,11 +144,12 @@ class ArtifactStore:
         """Forget the local copies of a remote store's blobs that are not in `keep`, and what was never fetched whole.
 
         What was fetched or opened within the grace stays: it may belong to a generation that another process, which has
-        the same folder, is loading. A copy that is still mapped stays readable to whoever mapped it.
+        the same folder, is loading. A copy that is still mapped stays readable to whoever mapped it. Notes on what was
+        verified go as well, of any store's blobs.
 
         Args:
             keep: the blobs whose copies must stay.
-            grace_s: how long ago a copy must have been used last before it may go.
+            grace_s: how long ago a copy must have been used last, or a blob verified, before it may go.
 
         Returns:
             how many copies went.
@@ -158,6 +159,9 @@ class ArtifactStore:
         """
         kept = {entry.sha256 for entry in keep}
         unused_since_s = time.time() - grace_s
+        if self._verified is not None:
+            with self._failures("trim", "what was verified"):
+                self._verified.forget(kept, unused_since_s)
         if self._local or self._cache_dir is None or not self._cache_dir.is_dir():
             return 0
         gone = 0
