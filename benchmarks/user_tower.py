@@ -29,7 +29,7 @@ from headwater_core.feedback_log import FeedbackLog
 from headwater_core.generation import LoadedGeneration
 from headwater_core.histories import tokens
 from headwater_core.registry import STABLE, GenerationRegistry
-from headwater_server.serving_generation import ServingGeneration
+from headwater_server.serving_generation import ServingGeneration, item_vectors
 
 _ROUNDS = 30
 Way = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -66,7 +66,7 @@ def _measure(generation: ServingGeneration, batches: Sequence[Sequence[Sequence[
             for events in batch
         ]
         collated = generation._collated(sequences)
-        inputs.append((collated, generation._item_vectors(collated)))
+        inputs.append((collated, item_vectors(generation.items, collated)))
     ways = _ways(generation._user_tower, inputs[0])
     taken: dict[str, list[float]] = {name: [] for name in ways}
     away = dict.fromkeys(ways, 0.0)

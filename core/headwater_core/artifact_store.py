@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from headwater_core.manifest import MAX_INT64, MAX_MANIFEST_BYTES, FileEntry, Ma
 from headwater_core.verified_files import VerifiedFiles
 
 DEFAULT_GRACE_S = 600.0
+_PARTIAL = "partial-"
+"""So begin the names of copies that are being fetched."""
 _CHUNK_BYTES = 1 << 20
 _MAX_LABEL_BYTES = 4096
 
@@ -53,7 +55,8 @@ class ArtifactStore:
         Args:
             url: a local path or an fsspec URL.
             tenant: whose generations.
-            cache_dir: where verified copies of a remote store's blobs are kept; None: a temporary folder.
+            cache_dir: where verified copies of a remote store's blobs are kept, also for other processes; None: a
+                temporary folder.
             verified: what processes that share these files have verified; None: every blob is verified when opened.
         """
         self._fs: Any
@@ -111,6 +114,8 @@ class ArtifactStore:
         Raises:
             ArtifactError: when it is missing or damaged.
         """
+        if not self._local:
+            self._mark(self._copy_path(entry))
         if self._verified is None:
             return self._checked(entry)
         path = self._blob_path(entry) if self._local else self._copy_path(entry)
@@ -127,19 +132,46 @@ class ArtifactStore:
         assert self._cache_dir is not None
         return self._cache_dir / entry.sha256
 
-    def trim_cache(self, keep: Iterable[FileEntry]) -> int:
-        """Forget the local copies of a remote store's blobs that are not in `keep`; how many went.
+    def _mark(self, copy: Path) -> None:
+        """Note that a copy is in use again: as its last access, since its last change tells which file was verified.
 
-        A copy that is still mapped stays readable to whoever mapped it.
+        One that is not there is about to be fetched; one of another user is read without.
         """
+        with self._failures("mark", str(copy)), suppress(FileNotFoundError, PermissionError):
+            os.utime(copy, ns=(time.time_ns(), copy.stat().st_mtime_ns))
+
+    def trim_cache(self, keep: Iterable[FileEntry], grace_s: float = DEFAULT_GRACE_S) -> int:
+        """Forget the local copies of a remote store's blobs that are not in `keep`, and what was never fetched whole.
+
+        What was fetched or opened within the grace stays: it may belong to a generation that another process, which has
+        the same folder, is loading. A copy that is still mapped stays readable to whoever mapped it. Notes on what was
+        verified go as well, of any store's blobs.
+
+        Args:
+            keep: the blobs whose copies must stay.
+            grace_s: how long ago a copy must have been used last, or a blob verified, before it may go.
+
+        Returns:
+            how many copies went.
+
+        Raises:
+            ArtifactError: when one cannot be removed.
+        """
+        kept = {entry.sha256 for entry in keep}
+        unused_since_s = time.time() - grace_s
+        if self._verified is not None:
+            with self._failures("trim", "what was verified"):
+                self._verified.forget(kept, unused_since_s)
         if self._local or self._cache_dir is None or not self._cache_dir.is_dir():
             return 0
-        kept = {entry.sha256 for entry in keep}
+        gone = 0
         with self._failures("trim", str(self._cache_dir)):
-            gone = [path for path in self._cache_dir.iterdir() if len(path.name) == 64 and path.name not in kept]
-            for path in gone:
-                path.unlink(missing_ok=True)
-        return len(gone)
+            for path in self._cache_dir.iterdir():
+                is_ours = len(path.name) == 64 or path.name.startswith(_PARTIAL)
+                if is_ours and path.name not in kept and _is_unused(path, unused_since_s):
+                    path.unlink(missing_ok=True)
+                    gone += 1
+        return gone
 
     # --- manifests
 
@@ -336,7 +368,7 @@ class ArtifactStore:
                 _log.warning("cached_copy_damaged", path=str(copy))
             else:
                 return copy
-        partial = self._cache_dir / f"partial-{uuid.uuid4().hex}"
+        partial = self._cache_dir / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
             with self._failures("read", path):
                 self._fs.get_file(path, str(partial))
@@ -347,6 +379,14 @@ class ArtifactStore:
         finally:
             partial.unlink(missing_ok=True)
         return copy
+
+
+def _is_unused(path: Path, since_s: float) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # another process was faster
+        return False
+    return max(found.st_atime, found.st_mtime) <= since_s
 
 
 def _hash_file(path: Path) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
+
+_ENDING = ".verified"
 
 
 class VerifiedFiles:
@@ -26,7 +29,7 @@ class VerifiedFiles:
             verified: gets and verifies it, and raises where it cannot.
             unread: where it is if it was verified before.
         """
-        with Path(self._folder, f"{name}.verified").open("a+", errors="replace") as note:
+        with Path(self._folder, f"{name}{_ENDING}").open("a+", errors="replace") as note:
             fcntl.flock(note, fcntl.LOCK_EX)
             note.seek(0)
             noted = note.read()
@@ -35,6 +38,23 @@ class VerifiedFiles:
                 note.truncate(0)
                 note.write(_identity(unread))
         return unread
+
+    def forget(self, keep: Container[str], before_s: float) -> None:
+        """Remove the notes on files that are not in `keep`.
+
+        Whoever waits for one that is being removed has it open and takes its word; who comes later verifies once more.
+
+        Args:
+            keep: names of files.
+            before_s: notes that were written later stay, in seconds since the epoch.
+
+        Raises:
+            OSError: when one cannot be removed.
+        """
+        for note in self._folder.glob(f"*{_ENDING}"):
+            with suppress(FileNotFoundError):  # another process was faster
+                if note.name.removesuffix(_ENDING) not in keep and note.stat().st_mtime <= before_s:
+                    note.unlink()
 
 
 def _identity(path: Path) -> str:

@@ -84,7 +84,7 @@ class ServingGeneration:
         added = loaded.table.added_rows
         unmet = added[~np.isin(added, met)] if len(met) else added[:0]
         self.items = ItemSpace(loaded.table, loaded.retriever, met=met, unmet=unmet)
-        """Replaced as a whole when items come and go."""
+        """Replaced as a whole when items come and go, at any moment: take it once for rows and what belongs to them."""
         strongest = np.argsort(-self._trend.values, kind="stable")
         self.trending = tuple(self.items.item_id(row) for row in self._trend.items[strongest].tolist())
         """The items of the trend, where it counts, the strongest first."""
@@ -103,7 +103,7 @@ class ServingGeneration:
         if not readable:
             return [items.no_interests() for _ in sequences]
         batch = self._collated(readable)
-        interests = iter(self._user_tower(batch, self._item_vectors(batch)).numpy())  # (B, K, d)
+        interests = iter(self._user_tower(batch, item_vectors(items, batch)).numpy())  # (B, K, d)
         return [next(interests) if len(sequence) else items.no_interests() for sequence in sequences]
 
     @torch.inference_mode()
@@ -113,19 +113,18 @@ class ServingGeneration:
         Args:
             readings: each with an event to be read; every item in them is one that the generation itself knows.
         """
+        items = self.items
         sequences = [
             tokens(
                 reading.history[max(0, reading.n_read - 1) :],  # the last that was read tells the gap to the next
                 self.config,
-                lambda item_id: _from_one(self.items.row(item_id)),
+                lambda item_id: _from_one(items.row(item_id)),
             )
             for reading in readings
         ]
         batch = self._collated(sequences, [min(1, reading.n_read) for reading in readings])
-        item_vectors = self._item_vectors(batch)
-        interests, remembered = read_on(
-            self._user_tower, batch, item_vectors, [reading.keys_values for reading in readings]
-        )
+        vectors = item_vectors(items, batch)
+        interests, remembered = read_on(self._user_tower, batch, vectors, [reading.keys_values for reading in readings])
         return list(zip(interests.numpy(), remembered, strict=True))
 
     def bonuses(self, history: Sequence[HistoryEvent], weights: Mapping[str, float] = _AS_LEARNED) -> Bonuses:
@@ -176,14 +175,6 @@ class ServingGeneration:
         except Exception:  # noqa: BLE001 - whoever gives the features has noted why; without them a search is still a search
             return collate(sequences, self.config, read_before=read_before)
 
-    def _item_vectors(self, batch: HistoryTensors) -> torch.Tensor:
-        """(B, T, d), 0 where there is no item."""
-        rows = batch.item_rows.numpy()  # (B, T)
-        vectors = np.zeros((*rows.shape, self.items.dimension), dtype=np.float32)
-        known = rows > 0
-        vectors[known] = self.items.vectors(rows[known] - 1)
-        return torch.from_numpy(vectors)
-
     @torch.inference_mode()
     def place(self, features: npt.NDArray[np.float16]) -> tuple[Vectors, Heritage]:
         """Where items that the generation never saw belong, by their features alone, and what they inherit.
@@ -233,3 +224,12 @@ class ServingGeneration:
 
 def _from_one(row: int | None) -> int:
     return 0 if row is None else row + 1
+
+
+def item_vectors(items: ItemSpace, batch: HistoryTensors) -> torch.Tensor:
+    """(B, T, d), 0 where there is no item. Args: items: the space, as it was, that the rows are of."""
+    rows = batch.item_rows.numpy()  # (B, T)
+    vectors = np.zeros((*rows.shape, items.dimension), dtype=np.float32)
+    known = rows > 0
+    vectors[known] = items.vectors(rows[known] - 1)
+    return torch.from_numpy(vectors)

@@ -12,6 +12,9 @@ import pytest
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.errors import ArtifactError
 from headwater_core.manifest import REQUIRED_FILES, FileEntry, Manifest
+from headwater_core.verified_files import VerifiedFiles
+
+LONG_AGO_S = 1_000_000_000
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -100,10 +103,52 @@ def test_a_damaged_copy_of_a_remote_blob_is_fetched_again(tmp_path: Path) -> Non
     store.open_blob(entry).write_bytes(b"abd")
     assert store.open_blob(entry).read_bytes() == b"abc"
     store.open_blob(other)
-    assert store.trim_cache([entry]) == 1
+    assert store.trim_cache([entry], grace_s=0) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [entry.sha256]
     with pytest.raises(ArtifactError):
         store.open_blob(FileEntry(sha256="0" * 64, bytes=1))
+
+
+def test_processes_do_not_trim_what_others_are_loading(tmp_path: Path) -> None:
+    """A copy stays for a while after it was fetched or opened again; that it was opened is no change of it."""
+    url, cache = f"memory://{uuid.uuid4().hex}", tmp_path / "cache"
+    verified = VerifiedFiles(tmp_path)
+    loading, trimming = (ArtifactStore(url, cache_dir=cache, verified=verified) for _ in range(2))
+    fetched, again, unused = (loading.put_blob(content) for content in (b"abc", b"def", b"ghi"))
+    copies = [loading.open_blob(entry) for entry in (fetched, again, unused)]
+    for copy in copies[1:]:
+        os.utime(copy, (LONG_AGO_S, LONG_AGO_S))
+    loading.open_blob(again)  # verifies it anew
+    os.utime(copies[1], (LONG_AGO_S, LONG_AGO_S))
+    loading.open_blob(again)  # takes its own word
+    assert trimming.trim_cache([]) == 1
+    assert [copy.exists() for copy in copies] == [True, True, False]
+    assert copies[1].stat().st_mtime == LONG_AGO_S
+
+
+def test_a_copy_of_another_user_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its use cannot be noted the generation loads all the same."""
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}", cache_dir=tmp_path / "cache")
+    entry = store.put_blob(b"abc")
+    store.open_blob(entry)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert store.open_blob(entry).read_bytes() == b"abc"
+
+
+def test_what_a_killed_process_was_fetching_is_trimmed(tmp_path: Path) -> None:
+    """What another fetches now is not, nor is a file that is none of the store's."""
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}", cache_dir=tmp_path)
+    old, young, other = (tmp_path / name for name in ("partial-old", "partial-young", "other"))
+    for path in (old, young, other):
+        path.write_bytes(b"ab")
+    for path in (old, other):
+        os.utime(path, (LONG_AGO_S, LONG_AGO_S))
+    assert store.trim_cache([]) == 1
+    assert sorted(tmp_path.iterdir()) == [other, young]
 
 
 def test_a_generation_exists_once_its_manifest_does(store: ArtifactStore) -> None:

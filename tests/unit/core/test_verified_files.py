@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import math
+import os
+import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headwater_core.artifact_store import ArtifactStore
 from headwater_core.errors import ArtifactError
 from headwater_core.verified_files import VerifiedFiles
+
+LONG_AGO_S = 1_000_000_000
+DEADLINE_S = 20
 
 
 @pytest.fixture
@@ -76,3 +85,54 @@ def test_copies_of_a_remote_store_are_shared(verified: VerifiedFiles, tmp_path: 
     assert stores[1].open_blob(entry).stat().st_ino == inode
     copies[0].unlink()
     assert stores[0].open_blob(entry).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_what_serves_no_more_leaves_no_note(verified: VerifiedFiles, tmp_path: Path, *, is_local: bool) -> None:
+    """A server of many generations has notes on what is loaded, and for a while on what was or is about to be."""
+    url = str(tmp_path / "store") if is_local else f"memory://{uuid.uuid4().hex}"
+    store = ArtifactStore(url, cache_dir=tmp_path / "cache", verified=verified)
+    kept, gone, young = entries = [store.put_blob(content) for content in (b"kept", b"gone", b"young")]
+    for entry in entries:
+        store.open_blob(entry)
+    notes = tmp_path / "notes"
+    for entry in (kept, gone):
+        os.utime(notes / f"{entry.sha256}.verified", (LONG_AGO_S, LONG_AGO_S))
+    store.trim_cache([kept])
+    assert {note.stem for note in notes.iterdir()} == {kept.sha256, young.sha256}
+    assert store.open_blob(gone).read_bytes() == b"gone"
+
+
+def test_a_note_that_goes_while_others_wait_for_it_costs_a_verification(
+    verified: VerifiedFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits takes its word; who comes later verifies, and writes the note that stays."""
+    file = tmp_path / "file"
+    file.write_text("content")
+    has_opened, may_end = threading.Semaphore(0), threading.Event()
+    lock, times = fcntl.flock, []
+
+    def locked(*arguments: Any) -> None:
+        has_opened.release()
+        lock(*arguments)
+
+    def verify_slowly() -> Path:
+        times.append("slowly")
+        assert may_end.wait(DEADLINE_S)
+        return file
+
+    def verify() -> Path:
+        times.append("at once")
+        return file
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(verified.once, "a", verify_slowly, file) for _ in range(2)]
+        for _ in waiting:
+            assert has_opened.acquire(timeout=DEADLINE_S)
+        verified.forget((), math.inf)
+        assert verified.once("a", verify, file) == file
+        may_end.set()
+        assert [each.result(DEADLINE_S) for each in waiting] == [file, file]
+    assert verified.once("a", verify, file) == file
+    assert sorted(times) == ["at once", "slowly"]

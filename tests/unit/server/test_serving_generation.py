@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from headwater_core.indexes import IndexKind
 from headwater_core.manifest import CO_VISITS, ITEM_TOWER, JOINT_HEADS, USER_TOWER, Manifest, index_file, items_file
 from headwater_core.shards import Shard
 from headwater_core.towers import ItemFeatureTower, JointHeads, TowerConfig, UserTower, save_state
+from headwater_server.item_space import ItemSpace
 from headwater_server.serving_generation import ServingGeneration
 
 BLEND = Blend(strength=1.0, sharpness=10.0, decay=0.5)
@@ -25,7 +27,7 @@ N_ITEMS = HISTORY_EVENTS + 10
 
 
 @pytest.fixture(scope="module")
-def generation(tmp_path_factory: pytest.TempPathFactory) -> ServingGeneration:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedGeneration:
     """Numbered items, each followed by the next one, the last by nothing."""
     folder = tmp_path_factory.mktemp("generation")
     store = ArtifactStore(str(folder / "store"))
@@ -61,7 +63,12 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> ServingGeneration:
         blend=BLEND.to_dict(),
     )
     store.write_manifest(1, manifest)
-    return ServingGeneration(LoadedGeneration.load(store, 1), lambda texts: np.zeros((len(texts), 4)))
+    return LoadedGeneration.load(store, 1)
+
+
+@pytest.fixture(scope="module")
+def generation(loaded: LoadedGeneration) -> ServingGeneration:
+    return ServingGeneration(loaded, lambda texts: np.zeros((len(texts), 4)))
 
 
 def history(*item_ids: str) -> list[HistoryEvent]:
@@ -97,3 +104,30 @@ def test_given_items_are_scored_with_their_bonuses(generation: ServingGeneration
     plain, scored = generation.score(items, interests, [3, 8]), generation.score(items, interests, [3, 8], events)
     np.testing.assert_allclose(scored.ranking - plain.ranking, [0.0, np.log1p(10.0)], rtol=1e-5)
     np.testing.assert_array_equal(scored.probabilities, plain.probabilities)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda items: items.without_fresh(["first"]),
+        lambda items: items.with_fresh(["first"], np.ones((1, 8), np.float32)),
+    ],
+    ids=["fewer", "in another order"],
+)
+def test_a_history_is_read_in_one_state_of_the_items(
+    loaded: LoadedGeneration, changed: Callable[[ItemSpace], ItemSpace]
+) -> None:
+    """New items may go, or be placed anew, between the look at their rows and that at their vectors."""
+
+    def meanwhile(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        changing.items = changed(changing.items)
+        return np.zeros((len(texts), 4), np.float32)
+
+    changing = ServingGeneration(loaded, meanwhile)
+    vectors = np.random.default_rng(1).normal(size=(2, 8)).astype(np.float32)
+    placed = changing.items.with_fresh(["first", "second"], vectors)
+    events = [HistoryEvent(9, 9, "search", "", query="space"), *history("1", "second")]
+    still = ServingGeneration(loaded, lambda texts: np.zeros((len(texts), 4), np.float32))
+    changing.items = still.items = placed
+    np.testing.assert_array_equal(changing.embed([events])[0], still.embed([events])[0])
+    assert changing.items is not placed
