@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from headwater_core.errors import ConfigurationError
+from headwater_core.json_reading import parse_json
 from headwater_server.errors import ForbiddenError, OverloadedError, UnknownCallerError
 from headwater_server.kept_files import KeptFiles, read_file
 from headwater_server.scopes import Scope
@@ -213,6 +214,8 @@ def _parse(source: str, text: str) -> list[_Line]:
         values = list(_values(text))
     except json.JSONDecodeError as error:
         raise ConfigurationError(f"{source}: is not JSON: {error.msg} at line {error.lineno}") from None
+    except ValueError as error:  # too deep, or a number of thousands of digits
+        raise ConfigurationError(f"{source}: cannot be read: {error}") from None
     if not values and text.strip() != "[]":
         raise ConfigurationError(f"{source}: is empty; a list of no tokens is written []")
     lines: list[_Line] = []
@@ -229,8 +232,8 @@ def _parse(source: str, text: str) -> list[_Line]:
 
 def _values(text: str) -> Iterator[Any]:
     if text.lstrip().startswith("["):
-        yield from json.loads(text)
+        yield from parse_json(text)
         return
     for line in text.splitlines():
         if line.strip():
-            yield json.loads(line)
+            yield parse_json(line)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from headwater.v1 import event_service_pb2 as events_pb
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater_client import AsyncClient
 from headwater_server.first_requests import MOST
+from headwater_server.ports import MAX_MESSAGE_BYTES
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from tests.integration.raw_http2 import RawConnection
@@ -94,6 +96,15 @@ async def test_half_sent_requests_of_strangers_keep_nobody_from_asking(
     for _ in range(3):
         answer = await health.Check(health_pb2.HealthCheckRequest())
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_compressed_request_is_no_larger_than_others(server: HeadwaterServer, connect: Connect) -> None:
+    """Once unpacked: a few kilobytes cannot take a gigabyte."""
+    get_items: Any = connect(server).unary_unary("/headwater.v1.CatalogService/GetItems")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await get_items(bytes(2 * MAX_MESSAGE_BYTES), compression=grpc.Compression.Gzip)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in (caught.value.details() or "")
 
 
 def test_a_token_that_is_no_text_is_in_no_log(settings: ServerSettings, tmp_path: Path, stranger: Strangers) -> None:

@@ -87,6 +87,8 @@ def test_no_scope_contains_another(scope: Scope) -> None:
         ("  \n", "empty"),
         ("{", "not JSON"),
         (f'{{"name": "{SECRET}"', "not JSON"),
+        ("[" * 100_000, "too deep"),
+        (f"[{'1' * 5000}]", "digits"),
         ("[1]", "token 1"),
         (json.dumps({"name": "shop", "scopes": ["read"]}), "sha256 or token"),
         (line(token=SECRET, token_=OTHER), "token 1"),
