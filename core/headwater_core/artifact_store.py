@@ -214,7 +214,7 @@ class ArtifactStore:
         self._remove(f"{self._root}/generations/{number}")
 
     def collect_garbage(self, keep: set[int], grace_s: float = DEFAULT_GRACE_S) -> int:
-        """Delete the generations not in `keep` and the blobs that no remaining manifest names.
+        """Delete the generations not in `keep` and the blobs that no remaining manifest names, local copies as well.
 
         Whatever was written or put again within the grace stays: it may belong to a generation being published.
 
@@ -229,16 +229,17 @@ class ArtifactStore:
             ArtifactError: when a remaining manifest cannot be read; then no blob is deleted.
         """
         old_before_s = time.time() - grace_s
-        named: set[str] = set()
+        named: dict[str, FileEntry] = {}
         for number in self.list_generations():
             if number in keep or not self._is_older(self._manifest_path(number), old_before_s):
-                named |= {entry.sha256 for entry in self.read_manifest(number).files.values()}
+                named |= {entry.sha256: entry for entry in self.read_manifest(number).files.values()}
             else:
                 self.delete_generation(number)
         unnamed = [path for path in self._list("blobs") if Path(path).name not in named]
         gone = [path for path in [*unnamed, *self._list("tmp")] if self._is_older(path, old_before_s)]
         for path in gone:
             self._remove(path)
+        self.trim_cache(named.values(), grace_s)
         return len(gone)
 
     # --- labels' mirror

@@ -151,6 +151,16 @@ def test_what_a_killed_process_was_fetching_is_trimmed(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [other, young]
 
 
+def test_copies_of_what_is_collected_go_too(tmp_path: Path) -> None:
+    """Whoever retires generations may be the only one who uses the folder; what a generation names stays."""
+    store = ArtifactStore(f"memory://{uuid.uuid4().hex}", cache_dir=tmp_path)
+    kept, gone = (list(published(store, number).files.values()) for number in (2, 1))
+    for entry in (*kept, *gone):
+        store.open_blob(entry)
+    store.collect_garbage({2}, grace_s=0)
+    assert {path.name for path in tmp_path.iterdir()} == {entry.sha256 for entry in kept}
+
+
 def test_a_generation_exists_once_its_manifest_does(store: ArtifactStore) -> None:
     """Manifests are listed in order, read back as written, and never changed."""
     second, first = published(store, 10), published(store, 9)
