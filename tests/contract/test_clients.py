@@ -6,10 +6,8 @@ import asyncio
 import inspect
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,6 +42,8 @@ from headwater_client import (
     request_id,
 )
 from headwater_client.testing import FakeServer
+
+Until = Callable[[Callable[[], bool]], Coroutine[Any, Any, None]]
 
 KINDS = ("sync", "async")
 FAST = RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02, patience_s=0.0)
@@ -528,15 +528,48 @@ async def test_a_closed_client_says_so(connect: Callable[..., Any]) -> None:
     await client.close()
 
 
-def test_a_call_under_way_is_told_that_its_client_was_closed() -> None:
-    """Not that the server was busy: it was another thread of the caller's own that closed the client."""
-    with FakeServer() as server, Client(server.address) as client, ThreadPoolExecutor(1) as threads, server.hold():
-        under_way = threads.submit(client.recommend)
-        while not server.calls:
-            time.sleep(0.001)
-        client.close()
+async def test_a_call_under_way_is_told_that_its_client_was_closed(
+    connect: Callable[..., Any], server: FakeServer, until: Until
+) -> None:
+    """Not that the server was busy or the caller was cancelled: it was the caller's own who closed the client."""
+    client = connect()
+    with server.hold():
+        under_way = asyncio.create_task(client.recommend())
+        await until(lambda: bool(server.calls_of("Recommend")))
+        await client.close()
         with pytest.raises(ClientClosedError):
-            under_way.result(30)
+            await under_way
+
+
+async def test_a_call_that_waits_for_a_connection_is_told_that_its_client_was_closed(kind: str) -> None:
+    """One that is not idempotent waits for it before it is sent."""
+    asked = threading.Event()
+
+    def token() -> str:
+        asked.set()
+        return "token"
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        client = AsyncClient(address, token=token) if kind == "async" else Awaitable(Client(address, token=token))
+        under_way = asyncio.create_task(client.rollback(timeout_s=30))
+        assert await asyncio.to_thread(asked.wait, 30)
+        await client.close()
+        with pytest.raises(ClientClosedError):
+            await under_way
+
+
+async def test_a_cancelled_call_is_cancelled_though_its_client_is_closed(server: FakeServer, until: Until) -> None:
+    """Who cancels a task waits for it to end so."""
+    client = AsyncClient(server.address)
+    with server.hold():
+        under_way = asyncio.create_task(client.recommend())
+        await until(lambda: bool(server.calls_of("Recommend")))
+        under_way.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await under_way
 
 
 async def test_a_writer_batches_and_flushes_on_close(
