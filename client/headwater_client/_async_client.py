@@ -17,7 +17,7 @@ from headwater_client._calls import catalog, events, experiments, health, models
 from headwater_client._calls.core import Call
 from headwater_client._patience import Patience
 from headwater_client._request_id import current_request_id
-from headwater_client.errors import RpcError, from_grpc
+from headwater_client.errors import ClientClosedError, RpcError, from_grpc
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ class AsyncClient(ClientBase):
     health = _method(health.health)
 
     async def close(self) -> None:
-        """Close the connections; calls under way are cancelled. Closing twice is harmless."""
+        """Close the connections; calls under way raise ClientClosedError. Closing twice is harmless."""
         self._closed = True
         while self._channels:
             _, channel = self._channels.popitem()
@@ -128,6 +128,10 @@ class AsyncClient(ClientBase):
             )
         except grpc.RpcError as error:
             raise from_grpc(error, request_id) from error
+        except asyncio.CancelledError as error:
+            if self._closed and not _is_cancelled():  # another task closed the client: gRPC cancelled the call alone
+                raise ClientClosedError("the client is closed") from error
+            raise
         result = call.read(response)
         self._after(call, result)
         return result
@@ -145,3 +149,9 @@ class AsyncClient(ClientBase):
             check = self._stub_on(number, health.health(), self._open)
             with contextlib.suppress(grpc.RpcError):
                 await check("", timeout=wait_s, wait_for_ready=True)
+
+
+def _is_cancelled() -> bool:
+    """Whether the running task was asked to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -23,7 +23,7 @@ class AsyncEventWriter:
 
     Failed calls are tried again with the same event ids, so nothing is written twice. What cannot be written is told
     to `on_failure`, kept in `failures` and logged. Close it, or use it in an `async with`: what still waits is written
-    then; a program that ends without that loses it.
+    then; where the event loop ends without that, it is given up.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AsyncEventWriter:
         self._client = client
         self._on_failure = on_failure
         self._state = WriterState(config or WriterConfig())
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._flush_to = 0
         self._close_by_s: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -74,25 +74,21 @@ class AsyncEventWriter:
         Raises:
             ClientClosedError: the writer is closed.
         """
-        async with self._changed:
+        self._check_open()
+        while self._state.full:
+            if warning := self._state.full_warning(time.monotonic()):
+                _logger.warning(warning)
+            if self._state.config.when_full == "drop":
+                self._report([self._state.drop(event)])
+                return False
+            await self._changed.wait()
             self._check_open()
-            dropped = None
-            while self._state.full and dropped is None:
-                if warning := self._state.full_warning(time.monotonic()):
-                    _logger.warning(warning)
-                if self._state.config.when_full == "drop":
-                    dropped = self._state.drop(event)
-                else:
-                    await self._changed.wait()
-                    self._check_open()
-            if dropped is None:
-                self._state.add(event, time.monotonic())
-                if self._task is None:
-                    self._task = asyncio.create_task(self._run(), name="headwater-event-writer")
-                self._changed.notify_all()
-        if dropped is not None:
-            self._report([dropped])
-        return dropped is None
+        self._state.add(event, time.monotonic())
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="headwater-event-writer")
+            self._task.add_done_callback(self._end)  # it is called even where the task is cancelled before it begins
+        self._notify()
+        return True
 
     async def flush(self, timeout_s: float | None = None) -> None:
         """Send what waits, now, and return when the fate of every event written so far is known.
@@ -100,24 +96,26 @@ class AsyncEventWriter:
         Raises:
             TimeoutError: it is not, after timeout_s.
         """
-        async with self._changed:
-            upto = self._flush_to = self._state.taken
-            self._changed.notify_all()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._changed.wait_for(lambda: self._state.settled >= upto)
-            except TimeoutError:
-                waiting = upto - self._state.settled
-                raise TimeoutError(f"{waiting} events are still waiting after {timeout_s} s") from None
+        upto = self._flush_to = self._state.taken
+        self._notify()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._state.settled < upto:
+                    await self._changed.wait()
+        except TimeoutError:
+            waiting = upto - self._state.settled
+            raise TimeoutError(f"{waiting} events are still waiting after {timeout_s} s") from None
 
     async def close(self, timeout_s: float = 30.0) -> None:
-        """Write what waits, for at most timeout_s, then stop. Closing twice is harmless."""
-        async with self._changed:
-            if self._close_by_s is None:
-                self._close_by_s = time.monotonic() + timeout_s
-            self._changed.notify_all()
+        """Write what waits, for at most timeout_s, then stop. Closing twice is harmless.
+
+        The writer goes on where the caller is cancelled meanwhile (`asyncio.wait_for`): closing again waits for it.
+        """
+        if self._close_by_s is None:
+            self._close_by_s = time.monotonic() + timeout_s
+        self._notify()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])  # awaiting the task itself would pass the caller's cancellation on to it
 
     async def __aenter__(self) -> Self:
         return self
@@ -131,23 +129,34 @@ class AsyncEventWriter:
         if self._close_by_s is not None:
             raise ClientClosedError("the event writer is closed")
 
+    def _notify(self) -> None:
+        """Wake everyone who waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _run(self) -> None:
         while batch := await self._next_batch():
             await self._send(batch)
 
+    def _end(self, _: asyncio.Task[None]) -> None:
+        """Give up what is left, where the task was cancelled: nobody would write it any more."""
+        if self._close_by_s is None:
+            self._close_by_s = time.monotonic()
+        error = ClientClosedError("the event writer was not closed before its task ended")
+        self._give_up(self._state.give_up_all(error))
+
     async def _next_batch(self) -> list[Event]:
         """Wait for a batch to be due; empty when the writer is closed and nothing waits."""
-        async with self._changed:
-            while True:
-                closing = self._close_by_s is not None
-                flushing = closing or self._flush_to > self._state.settled
-                ready_in_s = self._state.ready_in_s(time.monotonic(), flushing=flushing)
-                if ready_in_s == 0 or (ready_in_s is None and closing):
-                    return self._state.take_batch()
-                await self._wait(ready_in_s)
+        while True:
+            closing = self._close_by_s is not None
+            flushing = closing or self._flush_to > self._state.settled
+            ready_in_s = self._state.ready_in_s(time.monotonic(), flushing=flushing)
+            if ready_in_s == 0 or (ready_in_s is None and closing):
+                return self._state.take_batch()
+            await self._wait(ready_in_s)
 
     async def _wait(self, timeout_s: float | None) -> None:
-        """Wait for a change, for at most timeout_s; the condition is held before and after."""
+        """Wait for a change, for at most timeout_s."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
@@ -165,15 +174,14 @@ class AsyncEventWriter:
             except RpcError as error:
                 if await self._wait_to_retry(error, attempt, give_up_at_s):
                     continue
-                await self._settle(batch, error)
+                self._give_up(self._state.give_up(batch, error))
             except Exception as error:
                 # a token hook's own error, say: it costs this batch, never the task
                 _logger.exception("writing %d events failed", len(batch))
-                await self._settle(batch, error)
+                self._give_up(self._state.give_up(batch, error))
             else:
-                async with self._changed:
-                    failures = self._state.settle(batch, result)
-                    self._changed.notify_all()
+                failures = self._state.settle(batch, result)
+                self._notify()
                 self._report(failures)
             return
 
@@ -185,22 +193,21 @@ class AsyncEventWriter:
     async def _wait_to_retry(self, error: RpcError, attempt: int, give_up_at_s: float) -> bool:
         """Wait as long as the next try must wait, and say whether there is to be one."""
         waited_from_s = time.monotonic()
-        async with self._changed:
-            while True:
-                now_s = time.monotonic()
-                until_s = give_up_at_s if self._close_by_s is None else min(give_up_at_s, self._close_by_s)
-                delay_s = self._state.retry_delay_s(error, attempt, until_s - waited_from_s)
-                if delay_s is None:
-                    return False
-                if waited_from_s + delay_s <= now_s:
-                    return True
-                await self._wait(waited_from_s + delay_s - now_s)  # woken early by close(), which moves until_s
+        while True:
+            now_s = time.monotonic()
+            until_s = give_up_at_s if self._close_by_s is None else min(give_up_at_s, self._close_by_s)
+            delay_s = self._state.retry_delay_s(error, attempt, until_s - waited_from_s)
+            if delay_s is None:
+                return False
+            if waited_from_s + delay_s <= now_s:
+                return True
+            await self._wait(waited_from_s + delay_s - now_s)  # woken early by close(), which moves until_s
 
-    async def _settle(self, batch: list[Event], error: Exception) -> None:
-        async with self._changed:
-            failures = self._state.give_up(batch, error)
-            self._changed.notify_all()
-        _logger.warning("%d events are not written, %d in all: %s", len(batch), self._state.failed, error)
+    def _give_up(self, failures: Sequence[WriteFailure]) -> None:
+        self._notify()
+        if failures:
+            reason = failures[0].reason
+            _logger.warning("%d events are not written, %d in all: %s", len(failures), self._state.failed, reason)
         self._report(failures)
 
     def _report(self, failures: Sequence[WriteFailure]) -> None:

@@ -83,7 +83,7 @@ class Client(ClientBase):
     health = _method(health.health)
 
     def close(self) -> None:
-        """Close the connections; calls under way are cancelled. Closing twice is harmless."""
+        """Close the connections; calls under way raise ClientClosedError. Closing twice is harmless."""
         with self._lock:
             self._closed = True
             channels = list(self._channels.values())

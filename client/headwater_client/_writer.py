@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
@@ -23,7 +24,7 @@ class EventWriter:
 
     Failed calls are tried again with the same event ids, so nothing is written twice. What cannot be written is told
     to `on_failure`, kept in `failures` and logged. Close it, or use it in a `with`: what still waits is written
-    then; a process that ends without that loses it.
+    then; where the process ends without that, it is given up, and where the process is killed, it is lost.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class EventWriter:
         self._close_by_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="headwater-event-writer", daemon=True)
         self._thread.start()
+        atexit.register(self._end_with_process)
 
     @property
     def written(self) -> int:
@@ -114,6 +116,7 @@ class EventWriter:
                 self._close_by_s = time.monotonic() + timeout_s
             self._changed.notify_all()
         self._thread.join()
+        atexit.unregister(self._end_with_process)
 
     def __enter__(self) -> Self:
         return self
@@ -128,8 +131,24 @@ class EventWriter:
             raise ClientClosedError("the event writer is closed")
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            self._send(batch)
+        try:
+            while batch := self._next_batch():
+                self._send(batch)
+        finally:
+            self._end("the event writer was not closed before its thread ended")
+
+    def _end_with_process(self) -> None:
+        if self._thread.is_alive():  # not in a fork of the process: there it is the parent's to write
+            self._end("the event writer was not closed before the process ended")
+
+    def _end(self, reason: str) -> None:
+        """Give up what is left: nobody would write it any more."""
+        with self._changed:
+            if self._close_by_s is None:
+                self._close_by_s = time.monotonic()
+            failures = self._state.give_up_all(ClientClosedError(reason))
+            self._changed.notify_all()
+        self._tell(failures)
 
     def _next_batch(self) -> list[Event]:
         """Wait for a batch to be due; empty when the writer is closed and nothing waits."""
@@ -188,7 +207,12 @@ class EventWriter:
         with self._changed:
             failures = self._state.give_up(batch, error)
             self._changed.notify_all()
-        _logger.warning("%d events are not written, %d in all: %s", len(batch), self._state.failed, error)
+        self._tell(failures)
+
+    def _tell(self, failures: Sequence[WriteFailure]) -> None:
+        if failures:
+            reason = failures[0].reason
+            _logger.warning("%d events are not written, %d in all: %s", len(failures), self._state.failed, reason)
         self._report(failures)
 
     def _report(self, failures: Sequence[WriteFailure]) -> None:

@@ -72,7 +72,7 @@ class WriteFailure:
     """What went wrong, for a person to read."""
     status: grpc.StatusCode
     """INVALID_ARGUMENT or ALREADY_EXISTS for an event that was refused, RESOURCE_EXHAUSTED for one that found the queue
-    full, else the status of the last try."""
+    full, else the status of the last try; UNKNOWN where it had none, as of a client or a writer that has ended."""
 
 
 class WriterState:
@@ -92,6 +92,7 @@ class WriterState:
         """Events taken in, ever."""
         self._warned_s = -math.inf
         self._queue: deque[tuple[Event, float]] = deque()
+        self._under_way: Sequence[Event] = ()
 
     @property
     def settled(self) -> int:
@@ -142,18 +143,27 @@ class WriterState:
             if batch and size_bytes > MAX_BATCH_BYTES:
                 break
             batch.append(self._queue.popleft()[0])
+        self._under_way = batch
         return batch
 
     def settle(self, batch: Sequence[Event], result: WriteResult) -> list[WriteFailure]:
         """Count an answered batch; gives the events that were refused."""
+        if not self._came_back(batch):
+            return []
         failures = [WriteFailure(batch[r.index], r.field, r.reason, r.status) for r in result.refused]
         self.written += len(batch) - len(failures)
         return self._fail(failures)
 
     def give_up(self, batch: Sequence[Event], error: Exception) -> list[WriteFailure]:
         """Count a batch that will not be written; gives its events."""
-        status = error.status if isinstance(error, RpcError) else grpc.StatusCode.UNKNOWN
-        return self._fail([WriteFailure(event, "", str(error), status) for event in batch])
+        return self._fail_all(batch, error) if self._came_back(batch) else []
+
+    def give_up_all(self, error: Exception) -> list[WriteFailure]:
+        """Count what is under way or waits as what will not be written; gives its events."""
+        left = [*self._under_way, *(event for event, _ in self._queue)]
+        self._under_way = ()
+        self._queue.clear()
+        return self._fail_all(left, error)
 
     def retry_delay_s(self, error: Exception, attempt: int, left_s: float) -> float | None:
         """How long to wait before the next try of a batch, None to give it up.
@@ -169,6 +179,16 @@ class WriterState:
         if error.retry_after_s is not None:
             delay_s = error.retry_after_s
         return delay_s if delay_s < left_s else None
+
+    def _came_back(self, batch: Sequence[Event]) -> bool:
+        """Whether the fate of a batch is news: not where it was given up before its answer came."""
+        is_news = batch is self._under_way
+        self._under_way = ()
+        return is_news
+
+    def _fail_all(self, events: Sequence[Event], error: Exception) -> list[WriteFailure]:
+        status = error.status if isinstance(error, RpcError) else grpc.StatusCode.UNKNOWN
+        return self._fail([WriteFailure(event, "", str(error), status) for event in events])
 
     def _fail(self, failures: list[WriteFailure]) -> list[WriteFailure]:
         self.failed += len(failures)

@@ -2,7 +2,7 @@
 
 HeadwaterError
 ├── ConfigurationError        the client was set up in a way that cannot work
-├── ClientClosedError         the client or the writer was used after it was closed
+├── ClientClosedError         the client or the writer was closed, before the call or during it
 ├── EventsRefusedError        the server refused events, one by one; the others are written
 └── RpcError                  a call failed as a whole; `status` says how
     ├── InvalidArgumentError      the request is at fault; `violations` name the fields
@@ -58,7 +58,7 @@ class ConfigurationError(HeadwaterError):
 
 
 class ClientClosedError(HeadwaterError):
-    """The client or the writer was used after it was closed."""
+    """The client or the writer was closed, before the call or during it."""
 
 
 class EventsRefusedError(HeadwaterError):

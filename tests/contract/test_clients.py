@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+import subprocess
+import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
@@ -44,6 +44,8 @@ from headwater_client import (
     request_id,
 )
 from headwater_client.testing import FakeServer
+
+Until = Callable[[Callable[[], bool]], Coroutine[Any, Any, None]]
 
 KINDS = ("sync", "async")
 FAST = RetryConfig(initial_backoff_s=0.01, max_backoff_s=0.02, patience_s=0.0)
@@ -528,15 +530,48 @@ async def test_a_closed_client_says_so(connect: Callable[..., Any]) -> None:
     await client.close()
 
 
-def test_a_call_under_way_is_told_that_its_client_was_closed() -> None:
-    """Not that the server was busy: it was another thread of the caller's own that closed the client."""
-    with FakeServer() as server, Client(server.address) as client, ThreadPoolExecutor(1) as threads, server.hold():
-        under_way = threads.submit(client.recommend)
-        while not server.calls:
-            time.sleep(0.001)
-        client.close()
+async def test_a_call_under_way_is_told_that_its_client_was_closed(
+    connect: Callable[..., Any], server: FakeServer, until: Until
+) -> None:
+    """Not that the server was busy or the caller was cancelled: it was the caller's own who closed the client."""
+    client = connect()
+    with server.hold():
+        under_way = asyncio.create_task(client.recommend())
+        await until(lambda: bool(server.calls_of("Recommend")))
+        await client.close()
         with pytest.raises(ClientClosedError):
-            under_way.result(30)
+            await under_way
+
+
+async def test_a_call_that_waits_for_a_connection_is_told_that_its_client_was_closed(kind: str) -> None:
+    """One that is not idempotent waits for it before it is sent."""
+    asked = threading.Event()
+
+    def token() -> str:
+        asked.set()
+        return "token"
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        client = AsyncClient(address, token=token) if kind == "async" else Awaitable(Client(address, token=token))
+        under_way = asyncio.create_task(client.rollback(timeout_s=30))
+        assert await asyncio.to_thread(asked.wait, 30)
+        await client.close()
+        with pytest.raises(ClientClosedError):
+            await under_way
+
+
+async def test_a_cancelled_call_is_cancelled_though_its_client_is_closed(server: FakeServer, until: Until) -> None:
+    """Who cancels a task waits for it to end so."""
+    client = AsyncClient(server.address)
+    with server.hold():
+        under_way = asyncio.create_task(client.recommend())
+        await until(lambda: bool(server.calls_of("Recommend")))
+        under_way.cancel()
+        await client.close()
+        with pytest.raises(asyncio.CancelledError):
+            await under_way
 
 
 async def test_a_writer_batches_and_flushes_on_close(
@@ -652,6 +687,118 @@ async def test_a_writer_survives_its_callers_mistakes(client: Any, writer_of: Ca
     await writer.write(like("heat"))
     await writer.close()
     assert (writer.written, writer.failed) == (1, 1)
+
+
+async def test_a_close_that_is_given_up_loses_nothing(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any]
+) -> None:
+    """A caller who does not wait for it to end leaves the writer going on, and can close it again."""
+    writer = writer_of(client, WriterConfig(max_batch=1, max_wait_ms=0))
+    with server.hold():
+        await writer.write(like("heat"))
+        await writer.write(like("up"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.close(), 0.05)
+    await writer.close()
+    assert (writer.written, writer.failed, len(server.events)) == (2, 0, 2)
+
+
+async def test_a_writer_whose_client_is_closed_tells_what_it_cannot_write(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any], until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch under way and what waits; nobody waits for them any more."""
+    told: list[WriteFailure] = []
+    writer = writer_of(client, WriterConfig(max_batch=1, max_queue=2, max_wait_ms=0), told.append)
+    events = [like("heat"), like("up")]
+    with server.hold():
+        for one in events:
+            await writer.write(one)
+        await until(lambda: bool(server.calls_of("WriteEvents")))
+        await client.close()
+        await writer.flush(timeout_s=30)
+    await writer.close()
+    assert [(failure.event, failure.reason) for failure in told] == [(one, "the client is closed") for one in events]
+    assert (writer.failures, writer.failed, writer.written) == (told, 2, 0)
+    assert "1 events are not written, 2 in all: the client is closed" in caplog.messages
+
+
+async def test_a_writer_whose_task_is_cancelled_tells_what_it_cannot_write(
+    server: FakeServer, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The batch under way and what waits are given up loudly; nobody waits for the writer any more."""
+    told: list[WriteFailure] = []
+    events = [like("heat"), like("up")]
+    async with AsyncClient(server.address) as client:
+        writer = AsyncEventWriter(client, WriterConfig(max_batch=1, max_queue=2, max_wait_ms=0), on_failure=told.append)
+        with server.hold():
+            for one in events:
+                await writer.write(one)
+            await until(lambda: bool(server.calls_of("WriteEvents")))
+            blocked, flushing = asyncio.create_task(writer.write(like("ronin"))), asyncio.create_task(writer.flush())
+            await asyncio.sleep(0)  # they wait now
+            [task] = [task for task in asyncio.all_tasks() if task.get_name() == "headwater-event-writer"]
+            task.cancel()
+            await flushing
+            with pytest.raises(ClientClosedError):
+                await blocked
+            await writer.close()
+    assert [failure.event for failure in told] == events
+    assert (writer.failures, writer.failed, writer.written) == (told, 2, 0)
+    assert "2 events are not written, 2 in all: the event writer was not closed before its task" in caplog.text
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_writer_that_its_event_loop_ends_tells_what_it_has_not_written(begins: bool) -> None:
+    """However early: a task that is cancelled before it begins, too."""
+    told: list[WriteFailure] = []
+    one = like("heat")
+
+    async def forget_to_close() -> None:
+        writer = AsyncEventWriter(AsyncClient(), WriterConfig(max_wait_ms=60_000), on_failure=told.append)
+        writing = asyncio.create_task(writer.write(one))
+        if begins:
+            await writing
+
+    asyncio.run(forget_to_close())
+    assert [failure.event for failure in told] == [one]
+
+
+def test_a_writer_that_its_process_ends_tells_what_it_has_not_written() -> None:
+    """A script that forgets to close it reads so in its log, and does not wait for a server that does not answer."""
+    script = """
+import sys
+from headwater_client import Client, EventWriter, WriterConfig, event
+
+writer = EventWriter(Client(sys.argv[1]), WriterConfig(max_batch=1), on_failure=lambda one: print(one.event.item_id))
+for item_id in ("heat", "up"):
+    writer.write(event("like", user_id="ada", item_id=item_id))
+"""
+    with FakeServer() as server, server.hold():
+        ended = subprocess.run(
+            [sys.executable, "-c", script, server.address], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert ended.stdout.split() == ["heat", "up"]
+    assert "2 events are not written, 2 in all: the event writer was not closed before the process" in ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["sync"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_writer_whose_thread_ends_tells_what_it_cannot_write(
+    connect: Callable[..., Any], writer_of: Callable[..., Any]
+) -> None:
+    """A token hook that ends the thread ends nobody else's waiting."""
+    told: list[WriteFailure] = []
+
+    def leave() -> str:
+        raise SystemExit
+
+    writer = writer_of(connect(token=leave), WriterConfig(max_batch=1, max_wait_ms=0), told.append)
+    await writer.write(like("heat"))
+    await writer.flush(timeout_s=30)
+    with pytest.raises(ClientClosedError):
+        await writer.write(like("heat"))
+    await writer.close()
+    assert (len(told), writer.failed) == (1, 1)
 
 
 def test_both_clients_offer_the_same_methods() -> None:
