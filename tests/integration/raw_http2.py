@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS = 0, 1, 4
 _END_HEADERS = 4
+_NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 
 class RawConnection:
@@ -23,8 +26,14 @@ class RawConnection:
         """End it."""
         self.socket.close()
 
-    def begin(self, path: bytes, content: bytes = b"", **headers: bytes) -> None:
-        """Begin a call and leave it so. Args: path: its method's; content: of its request, or a part; headers: more."""
+    def begin(self, path: bytes, content: bytes = b"", headers: Mapping[bytes, bytes] = _NONE) -> None:
+        """Begin a call and leave it so.
+
+        Args:
+            path: its method's.
+            content: of its request, or a part.
+            headers: further ones, or in place of the usual ones; shorter than 127 bytes each.
+        """
         fields = {
             b":method": b"POST",
             b":scheme": b"http",
@@ -32,7 +41,7 @@ class RawConnection:
             b":authority": b"127.0.0.1",
             b"te": b"trailers",
             b"content-type": b"application/grpc",
-            **{name.encode(): value for name, value in headers.items()},
+            **headers,
         }
         block = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
         frames = [_frame(_HEADERS, _END_HEADERS, block, self._stream)]
@@ -40,6 +49,10 @@ class RawConnection:
             frames.append(_frame(_DATA, 0, content, self._stream))
         self._stream += 2
         self.socket.sendall(b"".join(frames))
+
+    def send(self, kind: int, flags: int, payload: bytes, stream: int) -> None:
+        """Send one frame of any kind."""
+        self.socket.sendall(_frame(kind, flags, payload, stream))
 
     def wait_for(self, text: bytes) -> None:
         """Read until it came. Raises: AssertionError: the connection ended before."""

@@ -112,7 +112,7 @@ def test_a_token_that_is_no_text_is_in_no_log(settings: ServerSettings, tmp_path
     with ServerProcess(settings, tmp_path / "log") as server:
         connection = stranger(int(server.address.rpartition(":")[2]))
         method = b"/headwater.v1.CatalogService/GetItems"
-        connection.begin(method, b"\0\0\0\0\0", authorization=b"Bearer s3cr3t-T0ken\xff")
+        connection.begin(method, b"\0\0\0\0\0", {b"authorization": b"Bearer s3cr3t-T0ken\xff"})
         connection.wait_for(b"grpc-status")
     assert "s3cr3t" not in server.log
     assert "Traceback" not in server.log
