@@ -189,7 +189,7 @@ class GenerationRegistry:
         """
         with self._database.write() as connection:
             if lease is not None:
-                self._hold(connection, lease)
+                hold(connection, self._tenant, lease)
             named = (labels.c.tenant == self._tenant) & (labels.c.label == label)
             found = connection.execute(select(labels.c.generation).where(named).with_for_update()).scalar()
             if found is not None and found != expected:
@@ -238,7 +238,8 @@ class GenerationRegistry:
             LeaseLostError: somebody acquired it since.
         """
         with self._database.write() as connection:
-            renewed = update(leases).where(*self._is(lease)).values(expire_time_us=now_us + _microseconds(ttl_s))
+            expire_time_us = now_us + _microseconds(ttl_s)
+            renewed = update(leases).where(*_is(self._tenant, lease)).values(expire_time_us=expire_time_us)
             if connection.execute(renewed).rowcount == 0:
                 raise _lost(lease)
 
@@ -246,7 +247,7 @@ class GenerationRegistry:
     def release(self, lease: Lease) -> None:
         """Let others acquire the lease at once; nothing happens when it is lost already."""
         with self._database.write() as connection:
-            connection.execute(update(leases).where(*self._is(lease)).values(expire_time_us=0))
+            connection.execute(update(leases).where(*_is(self._tenant, lease)).values(expire_time_us=0))
 
     @repeated
     def heartbeat(self, server_id: str, held: Sequence[int], ttl_s: float, now_us: int) -> None:
@@ -307,7 +308,7 @@ class GenerationRegistry:
             ConflictError, LeaseLostError: as `set_label` does.
         """
         if lease is not None:
-            self._hold(connection, lease)
+            hold(connection, self._tenant, lease)
         statement = insert(connection, labels).values(tenant=self._tenant, label=label, generation=0)
         connection.execute(statement.on_conflict_do_nothing())
         row = select(labels.c.generation).where(labels.c.tenant == self._tenant, labels.c.label == label)
@@ -334,18 +335,25 @@ class GenerationRegistry:
             {"tenant": self._tenant, "label": label, "step": step, "generation": number},
         )
 
-    def _hold(self, connection: Connection, lease: Lease) -> None:
-        row = select(leases.c.epoch).where(*self._is(lease)).with_for_update()
-        if connection.execute(row).scalar() is None:
-            raise _lost(lease)
 
-    def _is(self, lease: Lease) -> tuple[Any, ...]:
-        return (
-            leases.c.tenant == self._tenant,
-            leases.c.name == lease.name,
-            leases.c.holder == lease.holder,
-            leases.c.epoch == lease.epoch,
-        )
+def hold(connection: Connection, tenant: str, lease: Lease) -> None:
+    """Hold a lease's row to the commit: nobody else leads before what the transaction writes can be read.
+
+    Raises:
+        LeaseLostError: somebody acquired the lease since.
+    """
+    row = select(leases.c.epoch).where(*_is(tenant, lease)).with_for_update()
+    if connection.execute(row).scalar() is None:
+        raise _lost(lease)
+
+
+def _is(tenant: str, lease: Lease) -> tuple[Any, ...]:
+    return (
+        leases.c.tenant == tenant,
+        leases.c.name == lease.name,
+        leases.c.holder == lease.holder,
+        leases.c.epoch == lease.epoch,
+    )
 
 
 def _lost(lease: Lease) -> LeaseLostError:

@@ -32,6 +32,7 @@ from headwater_core.registry import STABLE, GenerationRecord, GenerationRegistry
 from headwater_core.text import text_hash
 from headwater_updater import heap
 from headwater_updater.daemon import Updater
+from headwater_updater.gate import GATE, Verdict
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, now_us
 from headwater_updater.metrics import UpdaterMetrics
@@ -395,6 +396,26 @@ def test_a_lost_lease_publishes_nothing(bootstrapped: World) -> None:
     with pytest.raises(LeaseLostError):
         session.publish(lease)
     assert bootstrapped.stable == before
+
+
+def test_who_lost_the_lease_refuses_nothing(bootstrapped: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that was suspended while another took over: what its gate refuses, that one may still learn."""
+    asleep = bootstrapped.resume()
+    monkeypatch.setattr(asleep._gatekeeper, "verdict", lambda: Verdict([], "worse"))
+    registry = bootstrapped.resources.registry
+    lease = registry.acquire_lease(LEASE_NAME, "asleep", 1.0, now_us() - 10_000_000)
+    assert lease is not None
+    bootstrapped.events(50)
+    with bootstrapped.lead() as leadership:
+        asleep.learn()
+        with pytest.raises(LeaseLostError):
+            asleep.publish(lease)
+        assert GATE not in read_status(bootstrapped.resources.database, "default", now_us()).rejections
+        successor = bootstrapped.resume()
+        successor.learn()
+        successor.publish(leadership.lease)
+    learner = Learner.load_state(bootstrapped.checkpoint())
+    assert (bootstrapped.manifest.watermark, float(np.sum(learner.counts))) == (250, 250.0)
 
 
 def test_a_damaged_generation_is_passed_over(bootstrapped: World) -> None:
