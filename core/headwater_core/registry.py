@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
@@ -216,7 +216,11 @@ class GenerationRegistry:
 
     @repeated
     def acquire_lease(self, name: str, holder: str, ttl_s: float, now_us: int) -> Lease | None:
-        """Take a lease that nobody holds at `now_us`, for `ttl_s` seconds; None while it is held, by whomever."""
+        """Take a lease that nobody else holds at `now_us`, for `ttl_s` seconds; None while another holder has it.
+
+        Who has it already gets it anew at once, and its lease of before is lost: what could not be released, the
+        database being away, need not be waited for. So a holder's name is one process's alone.
+        """
         expire_time_us = now_us + _microseconds(ttl_s)
         with self._database.write() as connection:
             statement = insert(connection, leases).values(
@@ -225,7 +229,7 @@ class GenerationRegistry:
             statement = statement.on_conflict_do_update(
                 index_elements=["tenant", "name"],
                 set_={"holder": holder, "epoch": leases.c.epoch + 1, "expire_time_us": expire_time_us},
-                where=leases.c.expire_time_us <= now_us,
+                where=or_(leases.c.expire_time_us <= now_us, leases.c.holder == holder),
             )
             epoch = connection.execute(statement.returning(leases.c.epoch)).scalar_one_or_none()
         return None if epoch is None else Lease(name, holder, epoch)
