@@ -22,6 +22,7 @@ from headwater_core.event_rows import NEWEST_FIRST, from_row, of
 from headwater_core.events import Event, HistoryEvent, LoggedEvent, Subject, SubjectKind
 from headwater_core.log_writing import POSITION, AppendResult
 from headwater_core.recalling import Recollection
+from headwater_core.registry import Lease, hold
 from headwater_core.repeating import repeated
 from headwater_core.schema import erasures, event_ids, events, impressions, outcomes, rejections
 from headwater_core.tallies import forget_users
@@ -295,11 +296,21 @@ class FeedbackLog:
             return connection.execute(delete(event_ids).where(ours, event_ids.c.event_id.in_(oldest))).rowcount
 
     @repeated
-    def reject(self, refused: Sequence[Rejection]) -> None:
-        """Record what cleaning refused; of one position the first record stays, so that a replay changes nothing."""
+    def reject(self, refused: Sequence[Rejection], lease: Lease | None = None) -> None:
+        """Record what was refused; of one position the first record stays, so that a replay changes nothing.
+
+        Args:
+            refused: which events, and why.
+            lease: the lease under which the caller acts; None: what it says is true whoever leads.
+
+        Raises:
+            LeaseLostError: somebody acquired the lease since; nothing is recorded.
+        """
         if not refused:
             return
         with self._database.write() as connection:
+            if lease is not None:
+                hold(connection, self._tenant, lease)
             rows = [{"tenant": self._tenant, **rejection._asdict()} for rejection in refused]
             connection.execute(insert(connection, rejections).on_conflict_do_nothing(), rows)
 

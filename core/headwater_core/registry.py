@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
@@ -189,7 +189,7 @@ class GenerationRegistry:
         """
         with self._database.write() as connection:
             if lease is not None:
-                self._hold(connection, lease)
+                hold(connection, self._tenant, lease)
             named = (labels.c.tenant == self._tenant) & (labels.c.label == label)
             found = connection.execute(select(labels.c.generation).where(named).with_for_update()).scalar()
             if found is not None and found != expected:
@@ -216,7 +216,11 @@ class GenerationRegistry:
 
     @repeated
     def acquire_lease(self, name: str, holder: str, ttl_s: float, now_us: int) -> Lease | None:
-        """Take a lease that nobody holds at `now_us`, for `ttl_s` seconds; None while it is held, by whomever."""
+        """Take a lease that nobody else holds at `now_us`, for `ttl_s` seconds; None while another holder has it.
+
+        Who has it already gets it anew at once, and its lease of before is lost: what could not be released, the
+        database being away, need not be waited for. So a holder's name is one process's alone.
+        """
         expire_time_us = now_us + _microseconds(ttl_s)
         with self._database.write() as connection:
             statement = insert(connection, leases).values(
@@ -225,7 +229,7 @@ class GenerationRegistry:
             statement = statement.on_conflict_do_update(
                 index_elements=["tenant", "name"],
                 set_={"holder": holder, "epoch": leases.c.epoch + 1, "expire_time_us": expire_time_us},
-                where=leases.c.expire_time_us <= now_us,
+                where=or_(leases.c.expire_time_us <= now_us, leases.c.holder == holder),
             )
             epoch = connection.execute(statement.returning(leases.c.epoch)).scalar_one_or_none()
         return None if epoch is None else Lease(name, holder, epoch)
@@ -238,7 +242,8 @@ class GenerationRegistry:
             LeaseLostError: somebody acquired it since.
         """
         with self._database.write() as connection:
-            renewed = update(leases).where(*self._is(lease)).values(expire_time_us=now_us + _microseconds(ttl_s))
+            expire_time_us = now_us + _microseconds(ttl_s)
+            renewed = update(leases).where(*_is(self._tenant, lease)).values(expire_time_us=expire_time_us)
             if connection.execute(renewed).rowcount == 0:
                 raise _lost(lease)
 
@@ -246,7 +251,7 @@ class GenerationRegistry:
     def release(self, lease: Lease) -> None:
         """Let others acquire the lease at once; nothing happens when it is lost already."""
         with self._database.write() as connection:
-            connection.execute(update(leases).where(*self._is(lease)).values(expire_time_us=0))
+            connection.execute(update(leases).where(*_is(self._tenant, lease)).values(expire_time_us=0))
 
     @repeated
     def heartbeat(self, server_id: str, held: Sequence[int], ttl_s: float, now_us: int) -> None:
@@ -307,7 +312,7 @@ class GenerationRegistry:
             ConflictError, LeaseLostError: as `set_label` does.
         """
         if lease is not None:
-            self._hold(connection, lease)
+            hold(connection, self._tenant, lease)
         statement = insert(connection, labels).values(tenant=self._tenant, label=label, generation=0)
         connection.execute(statement.on_conflict_do_nothing())
         row = select(labels.c.generation).where(labels.c.tenant == self._tenant, labels.c.label == label)
@@ -334,18 +339,25 @@ class GenerationRegistry:
             {"tenant": self._tenant, "label": label, "step": step, "generation": number},
         )
 
-    def _hold(self, connection: Connection, lease: Lease) -> None:
-        row = select(leases.c.epoch).where(*self._is(lease)).with_for_update()
-        if connection.execute(row).scalar() is None:
-            raise _lost(lease)
 
-    def _is(self, lease: Lease) -> tuple[Any, ...]:
-        return (
-            leases.c.tenant == self._tenant,
-            leases.c.name == lease.name,
-            leases.c.holder == lease.holder,
-            leases.c.epoch == lease.epoch,
-        )
+def hold(connection: Connection, tenant: str, lease: Lease) -> None:
+    """Hold a lease's row to the commit: nobody else leads before what the transaction writes can be read.
+
+    Raises:
+        LeaseLostError: somebody acquired the lease since.
+    """
+    row = select(leases.c.epoch).where(*_is(tenant, lease)).with_for_update()
+    if connection.execute(row).scalar() is None:
+        raise _lost(lease)
+
+
+def _is(tenant: str, lease: Lease) -> tuple[Any, ...]:
+    return (
+        leases.c.tenant == tenant,
+        leases.c.name == lease.name,
+        leases.c.holder == lease.holder,
+        leases.c.epoch == lease.epoch,
+    )
 
 
 def _lost(lease: Lease) -> LeaseLostError:

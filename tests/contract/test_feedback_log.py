@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Table, select
 
 from headwater_core import visitor_links
-from headwater_core.database import Database, advance
-from headwater_core.errors import ConflictError
+from headwater_core.database import Database, advance, insert
+from headwater_core.errors import ConflictError, LeaseLostError, TransactionConflictError
 from headwater_core.event_types import EventTypes
 from headwater_core.events import Event, EventType, LoggedEvent, Subject, SubjectKind, history_event
 from headwater_core.feedback_log import (
@@ -27,6 +27,8 @@ from headwater_core.feedback_log import (
 )
 from headwater_core.impressions import Impression, ImpressionLog
 from headwater_core.log_writing import AppendOutcome, AppendResult
+from headwater_core.registry import GenerationRegistry
+from headwater_core.schema import leases
 
 NOW_US = 1_700_000_000_000_000
 ANN = Subject(SubjectKind.USER, "ann")
@@ -482,3 +484,31 @@ class TestRetentionAndRejections:
         log.reject([*refused, Rejection(1, "value", "seen otherwise")])
         log.reject([])
         assert log.rejection_counts() == {"robot": 2, "value": 1}
+
+    def test_who_lost_the_lease_rejects_nothing(self, log: FeedbackLog, database: Database) -> None:
+        """What is said under a lease is on record if nobody acquired it since, and nothing of it otherwise."""
+        registry, refused = GenerationRegistry(database), [Rejection(1, "gate", "worse"), Rejection(2, "gate", "worse")]
+        lease = registry.acquire_lease("updater", "one", 10.0, NOW_US)
+        assert lease is not None
+        log.reject(refused[:1], lease)
+        assert registry.acquire_lease("updater", "two", 10.0, NOW_US + 10_000_000) is not None
+        with pytest.raises(LeaseLostError):
+            log.reject(refused, lease)
+        assert log.rejections([1, 2]) == refused[:1]
+
+    @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+    def test_nobody_gets_the_lease_while_rejections_are_written(
+        self, log: FeedbackLog, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is held to the commit: who leads next reads all of them. (On SQLite nobody else writes meanwhile.)"""
+        lease = GenerationRegistry(database).acquire_lease("updater", "one", 10.0, NOW_US)
+        assert lease is not None
+
+        def insert_beside_another(connection: Connection, table: Table) -> Any:
+            with pytest.raises(TransactionConflictError), database.write() as other:
+                other.execute(select(leases).with_for_update(nowait=True))
+            return insert(connection, table)
+
+        monkeypatch.setattr("headwater_core.feedback_log.insert", insert_beside_another)
+        log.reject([Rejection(1, "gate", "worse")], lease)
+        assert log.rejection_counts() == {"gate": 1}

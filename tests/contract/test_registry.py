@@ -196,6 +196,25 @@ class TestLeases:
         assert registry.acquire_lease("other", "two", 10.0, NOW_US) == Lease("other", "two", 1)
         assert leased(registry, "two", NOW_US + 10 * SECOND_US).epoch == 2
 
+    def test_its_holder_gets_it_anew_at_once(self, registry: GenerationRegistry) -> None:
+        """A process that could not release its lease need not wait for it; for all else that lease is lost."""
+        registry.record(generation(1))
+        orphan = leased(registry, "one")
+        registry.set_label("stable", 1, lease=orphan)
+        again = leased(registry, "one", NOW_US + SECOND_US)
+        assert again == orphan._replace(epoch=2)
+        with pytest.raises(LeaseLostError):
+            registry.renew(orphan, 10.0, NOW_US + SECOND_US)
+        with pytest.raises(LeaseLostError):
+            registry.set_label("stable", 1, lease=orphan)
+        with pytest.raises(LeaseLostError):
+            registry.take_back("stable", 1, expected=1, lease=orphan)
+        with pytest.raises(LeaseLostError):
+            registry.drop_label("stable", expected=1, lease=orphan)
+        registry.release(orphan)
+        assert registry.acquire_lease("updater", "two", 10.0, NOW_US + 11 * SECOND_US - 1) is None
+        registry.renew(again, 10.0, NOW_US + SECOND_US)
+
     def test_renewing_keeps_it(self, registry: GenerationRegistry) -> None:
         """A renewed lease runs from the renewal on; one that was taken cannot be renewed."""
         first = leased(registry, "one")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,9 @@ from structlog.testing import capture_logs
 
 from headwater_core import artifact_store
 from headwater_core.errors import ArtifactError
-from headwater_updater.daemon import Updater
 from headwater_updater.metrics import UpdaterMetrics
 from tests.faults.conftest import Report, fill, has_disks, until
-from tests.integration.updater_world import N_ITEMS, World, make_world
+from tests.integration.updater_world import N_ITEMS, make_world, running
 
 Fault = Callable[[], Callable[[], None]]
 """Lets it happen; gives what mends it."""
@@ -52,20 +49,6 @@ def fault(request: pytest.FixtureRequest, folder: Path) -> Fault:
         return patch.undo
 
     return refuse_files
-
-
-@contextmanager
-def running(world: World, metrics: UpdaterMetrics) -> Iterator[None]:
-    """A daemon in a thread."""
-    updater = Updater(world.resources, world.settings, metrics)
-    thread = threading.Thread(target=updater.run)
-    thread.start()
-    try:
-        yield
-    finally:
-        updater.stop()
-        thread.join(120)
-    assert not thread.is_alive()
 
 
 def test_a_full_store_leaves_the_old_generation_and_is_published_to_again(

@@ -32,6 +32,7 @@ from headwater_core.registry import STABLE, GenerationRecord, GenerationRegistry
 from headwater_core.text import text_hash
 from headwater_updater import heap
 from headwater_updater.daemon import Updater
+from headwater_updater.gate import GATE, Verdict
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, now_us
 from headwater_updater.metrics import UpdaterMetrics
@@ -397,6 +398,26 @@ def test_a_lost_lease_publishes_nothing(bootstrapped: World) -> None:
     assert bootstrapped.stable == before
 
 
+def test_who_lost_the_lease_refuses_nothing(bootstrapped: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that was suspended while another took over: what its gate refuses, that one may still learn."""
+    asleep = bootstrapped.resume()
+    monkeypatch.setattr(asleep._gatekeeper, "verdict", lambda: Verdict([], "worse"))
+    registry = bootstrapped.resources.registry
+    lease = registry.acquire_lease(LEASE_NAME, "asleep", 1.0, now_us() - 10_000_000)
+    assert lease is not None
+    bootstrapped.events(50)
+    with bootstrapped.lead() as leadership:
+        asleep.learn()
+        with pytest.raises(LeaseLostError):
+            asleep.publish(lease)
+        assert GATE not in read_status(bootstrapped.resources.database, "default", now_us()).rejections
+        successor = bootstrapped.resume()
+        successor.learn()
+        successor.publish(leadership.lease)
+    learner = Learner.load_state(bootstrapped.checkpoint())
+    assert (bootstrapped.manifest.watermark, float(np.sum(learner.counts))) == (250, 250.0)
+
+
 def test_a_damaged_generation_is_passed_over(bootstrapped: World) -> None:
     """When stable's checkpoint is damaged, training goes on from the one before, and learns again what that lacks."""
     bootstrapped.events(5)
@@ -714,12 +735,77 @@ def test_the_daemon_outlives_what_nobody_thought_of(bootstrapped: World) -> None
     assert [each["exc_info"] for each in logs if each["event"] == "trying_again"] == [True, True]
 
 
-def test_a_long_outage_is_waited_out(world: World) -> None:
-    """However often it failed, the next try is at most half a minute away."""
+def test_the_daemon_does_not_wait_for_its_own_lease(bootstrapped: World) -> None:
+    """What it could not release for want of a database it takes again, long before it runs out."""
+
+    class GoneRegistry(GenerationRegistry):
+        failures = 1
+        is_gone = False
+
+        def allocate(self) -> int:
+            if self.failures:
+                self.failures, self.is_gone = 0, True
+                raise DatabaseUnavailableError("killed")
+            return super().allocate()
+
+        def release(self, lease: Lease) -> None:
+            if self.is_gone:
+                self.is_gone = False
+                raise DatabaseUnavailableError("not back yet")
+            super().release(lease)
+
+    registry = GoneRegistry(bootstrapped.resources.database)
+    world = replace(bootstrapped, resources=replace(bootstrapped.resources, registry=registry))
+    world.events(5)
+    with capture_logs() as logs:
+        run_until(world, lambda: world.manifest.watermark == 205, updater_lease_ttl_s=3600.0)
+    epochs = [each["epoch"] for each in logs if each["event"] == "leading"]
+    assert epochs == [epochs[0], epochs[0] + 1]
+    assert "lease_not_released" in [each["event"] for each in logs]
+
+
+def test_an_outage_that_is_over_does_not_count_for_the_next_one(bootstrapped: World) -> None:
+    """Once all is published, the first failure is a first one again, though the daemon led all the time."""
+
+    class FlakyRegistry(GenerationRegistry):
+        failures = 3
+
+        def allocate(self) -> int:
+            if self.failures:
+                self.failures -= 1
+                raise DatabaseUnavailableError("gone for a while")
+            return super().allocate()
+
+    registry = FlakyRegistry(bootstrapped.resources.database)
+    world = replace(bootstrapped, resources=replace(bootstrapped.resources, registry=registry))
+    world.events(5)
+
+    def done() -> bool:
+        if world.manifest.watermark == 205 and world.written == 205:
+            registry.failures = 2
+            world.events(5)
+        return world.manifest.watermark == 210
+
+    with capture_logs() as logs:
+        run_until(world, done)
+    assert [each["failures"] for each in logs if each["event"] == "trying_again"] == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "longest_s"),
+    [
+        (DatabaseUnavailableError("gone for good"), 3.0),
+        (ArtifactError("read", "a manifest", "gone for good"), 3.0),
+        (RuntimeError("a bug"), 30.0),
+    ],
+    ids=["database", "store", "bug"],
+)
+def test_a_long_outage_is_waited_out(world: World, error: Exception, longest_s: float) -> None:
+    """However often it failed, the next try is seconds away: half a minute where nobody knows why."""
 
     class DeadRegistry(GenerationRegistry):
         def acquire_lease(self, name: str, holder: str, ttl_s: float, now_us: int) -> Lease | None:
-            raise DatabaseUnavailableError("gone for good")
+            raise error
 
     waits: list[float] = []
 
@@ -732,7 +818,7 @@ def test_a_long_outage_is_waited_out(world: World) -> None:
     updater = Updater(replace(world.resources, registry=registry), world.settings, wait=wait)
     with capture_logs():
         updater.run()
-    assert waits[0] < waits[1] < waits[-1] == 30.0
+    assert waits[0] < waits[1] < waits[-1] == longest_s
 
 
 class CountingLog(FeedbackLog):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from headwater_core.events import Event
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA, Manifest
 from headwater_core.registry import STABLE
+from headwater_updater.daemon import Updater
 from headwater_updater.learner import Learner
 from headwater_updater.lease import Leadership
 from headwater_updater.metrics import UpdaterMetrics
@@ -112,3 +115,17 @@ def make_world(folder: Path, **settings: Any) -> World:
     urls = {"database_url": f"sqlite:///{folder / 'headwater.db'}", "store_url": str(folder / "artifacts")}
     chosen = UpdaterSettings(**{**small, **urls, **settings})
     return World(chosen, Resources.open(chosen, HashEncoder()))
+
+
+@contextmanager
+def running(world: World, metrics: UpdaterMetrics) -> Iterator[None]:
+    """A daemon in a thread."""
+    updater = Updater(world.resources, world.settings, metrics)
+    thread = threading.Thread(target=updater.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        updater.stop()
+        thread.join(120)
+    assert not thread.is_alive()

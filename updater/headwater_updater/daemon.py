@@ -32,6 +32,8 @@ from headwater_updater.session import TrainingSession
 from headwater_updater.settings import UpdaterSettings
 
 _LONGEST_BACKOFF_S = 30.0
+_LONGEST_OUTAGE_BACKOFF_S = 3.0
+"""Of a database or a store that is away: it is asked cheaply, and learning goes on within 5 s of its return."""
 _MOST_DOUBLINGS = 10
 _GATHERING_S = 0.1
 """Told of an event, a round still waits so long for more: each costs as much as reading a hundred."""
@@ -71,6 +73,7 @@ class Updater:
         self._notifications = Notifications(resources.database, settings.tenant)
         self._metrics.listening.set_function(lambda: float(self._notifications.is_listening))
         self._holder = holder_name()
+        self._failures = 0  # since all that was learned was published
         self._pruner = Pruner(resources, settings)
 
     def stop(self) -> None:
@@ -98,11 +101,10 @@ class Updater:
         self._news.clear()
 
     def _work(self) -> None:
-        failures = 0
         while not self._stopping.is_set():
             try:
                 self._lead_or_stand_by()
-                failures = 0
+                self._failures = 0
             except LeaseLostError as error:
                 _log.warning("lease_lost", reason=str(error))
             except CandidateRefusedError:
@@ -113,24 +115,23 @@ class Updater:
             except _Stopped:
                 _log.info("bootstrap_given_up", reason="asked to stop")
             except (DatabaseUnavailableError, ArtifactError) as error:
-                failures += 1
-                self._fail(error, failures)
+                self._fail(error, _LONGEST_OUTAGE_BACKOFF_S)
             except Exception as error:  # noqa: BLE001
                 # A bug, or something that nobody thought of. What was learned is safe: `stable` and its checkpoint.
-                failures += 1
-                self._fail(error, failures, exc_info=True)
+                self._fail(error, _LONGEST_BACKOFF_S, exc_info=True)
             finally:
                 self._metrics.leading.set(0)
 
-    def _fail(self, error: Exception, failures: int, *, exc_info: bool = False) -> None:
-        """Tell of a failure and wait before the next try, longer each time."""
+    def _fail(self, error: Exception, longest_s: float, *, exc_info: bool = False) -> None:
+        """Tell of a failure and wait before the next try, longer each time, at most so many seconds."""
+        self._failures += 1
         self._metrics.failures.labels(type(error).__name__).inc()
-        _log.error("trying_again", reason=str(error), failures=failures, exc_info=exc_info)
-        self._back_off(failures)
+        _log.error("trying_again", reason=str(error), failures=self._failures, exc_info=exc_info)
+        self._back_off(self._failures, longest_s)
 
-    def _back_off(self, failures: int) -> None:
+    def _back_off(self, failures: int, longest_s: float = _LONGEST_BACKOFF_S) -> None:
         doubled_s = self._settings.poll_interval_s * 2.0 ** min(failures, _MOST_DOUBLINGS)
-        self._wait(min(_LONGEST_BACKOFF_S, doubled_s))
+        self._wait(min(longest_s, doubled_s))
 
     def _lead_or_stand_by(self) -> None:
         ttl_s = self._settings.updater_lease_ttl_s
@@ -198,6 +199,9 @@ class Updater:
             if session.has_news and time.monotonic() - published_s >= settings.publish_interval_s:
                 self._publish(session, leadership)
                 published_s = time.monotonic()
+            if not session.has_news:
+                # Not after any round: where publishing fails each time, the rounds before it go well.
+                self._failures = 0
             if not worked:
                 self._wait_for_news(settings.poll_interval_s)
         if session.has_news:

@@ -327,7 +327,7 @@ class TrainingSession:
                 number=self._number,
             )
             if not verdict.passes:
-                self._refuse(draft, verdict)
+                self._refuse(draft, verdict, lease)
             self._published = self._publisher.publish(
                 draft, self._published, label=self._release.label, expected=self._release.number, lease=lease
             )
@@ -341,10 +341,14 @@ class TrainingSession:
         self._report()
         self._retire()
 
-    def _refuse(self, draft: Draft, verdict: Verdict) -> NoReturn:
-        """Keep the candidate aside, and its events: who goes on from the last good state passes over them."""
+    def _refuse(self, draft: Draft, verdict: Verdict, lease: Lease) -> NoReturn:
+        """Keep the candidate aside, and its events: who goes on from the last good state passes over them.
+
+        Under the lease: whoever leads now may not have read them yet, and no candidate of its own was refused.
+        """
         number = self._publisher.keep_aside(draft, self._published, verdict.reason)
-        self._resources.log.reject([Rejection(position, GATE, verdict.reason) for position in self._learned])
+        refused = [Rejection(position, GATE, verdict.reason) for position in self._learned]
+        self._resources.log.reject(refused, lease)
         self._metrics.refused.inc()
         _log.error("candidate_refused", generation=number, events=len(self._learned), reason=verdict.reason)
         raise CandidateRefusedError(verdict.reason)
