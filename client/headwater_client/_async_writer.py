@@ -12,7 +12,7 @@ from typing import Self
 from headwater.v1.event_pb2 import Event
 from headwater_client._async_client import AsyncClient
 from headwater_client._calls import events
-from headwater_client._writer_state import WriteFailure, WriterConfig, WriterState
+from headwater_client._writer_state import NO_MORE_TIME, WriteFailure, WriterConfig, WriterState
 from headwater_client.errors import ClientClosedError, RpcError
 
 _logger = logging.getLogger("headwater_client")
@@ -107,15 +107,21 @@ class AsyncEventWriter:
             raise TimeoutError(f"{waiting} events are still waiting after {timeout_s} s") from None
 
     async def close(self, timeout_s: float = 30.0) -> None:
-        """Write what waits, for at most timeout_s, then stop. Closing twice is harmless.
+        """Write what waits, for at most timeout_s, then give up what is left. Closing twice is harmless.
 
+        A call that is under way at the limit is cancelled: its events count as failed, whatever comes of it.
         The writer goes on where the caller is cancelled meanwhile (`asyncio.wait_for`): closing again waits for it.
         """
         if self._close_by_s is None:
             self._close_by_s = time.monotonic() + timeout_s
         self._notify()
-        if self._task is not None:
-            await asyncio.wait([self._task])  # awaiting the task itself would pass the caller's cancellation on to it
+        if self._task is None:
+            return
+        left_s = max(0.0, self._close_by_s - time.monotonic())
+        await asyncio.wait([self._task], timeout=left_s)  # wait_for() would pass the caller's cancellation on to it
+        if not self._task.done():
+            self._give_up(self._state.give_up_all(ClientClosedError(NO_MORE_TIME)))
+            self._task.cancel()
 
     async def __aenter__(self) -> Self:
         return self

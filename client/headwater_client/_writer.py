@@ -13,7 +13,7 @@ from typing import Self
 from headwater.v1.event_pb2 import Event
 from headwater_client._calls import events
 from headwater_client._client import Client
-from headwater_client._writer_state import WriteFailure, WriterConfig, WriterState
+from headwater_client._writer_state import NO_MORE_TIME, WriteFailure, WriterConfig, WriterState
 from headwater_client.errors import ClientClosedError, RpcError
 
 _logger = logging.getLogger("headwater_client")
@@ -40,7 +40,7 @@ class EventWriter:
             client: who makes the calls; it stays the caller's to close, after the writer.
             config: sizes, waits, and what to do when the queue is full.
             on_failure: called with every event that could not be written: in the writer's thread, or in that of
-                `write` where the event was dropped.
+                `write` where the event was dropped, or of `close` where its time was over.
         """
         self._client = client
         self._on_failure = on_failure
@@ -110,12 +110,18 @@ class EventWriter:
                 raise TimeoutError(f"{upto - self._state.settled} events are still waiting after {timeout_s} s")
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Write what waits, for at most timeout_s, then stop. Closing twice is harmless."""
+        """Write what waits, for at most timeout_s, then give up what is left. Closing twice is harmless.
+
+        A call that is under way at the limit is not waited for: its events count as failed, whatever comes of it.
+        """
         with self._changed:
             if self._close_by_s is None:
                 self._close_by_s = time.monotonic() + timeout_s
+            left_s = max(0.0, self._close_by_s - time.monotonic())
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(left_s)
+        if self._thread.is_alive():  # in a call that was sent with a longer deadline, or in a slow on_failure
+            self._end(NO_MORE_TIME)
         atexit.unregister(self._end_with_process)
 
     def __enter__(self) -> Self:

@@ -23,6 +23,7 @@ from headwater_client.errors import (
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_KEPT_FAILURES = 1_000
 WARN_EVERY_S = 10.0
+NO_MORE_TIME = "the event writer was closed and had no more time"
 _TRANSIENT = (UnavailableError, DeadlineExceededError, ResourceExhaustedError)
 
 

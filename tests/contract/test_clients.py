@@ -123,6 +123,12 @@ def like(item_id: str, user_id: str = "ada") -> Any:
     return event("like", user_id=user_id, item_id=item_id)
 
 
+def is_writing() -> bool:
+    """Whether an event writer's thread or task goes on."""
+    names = [thread.name for thread in threading.enumerate()] + [task.get_name() for task in asyncio.all_tasks()]
+    return "headwater-event-writer" in names
+
+
 async def test_a_written_event_is_in_the_next_answer(client: Any) -> None:
     """What a user has seen is left out of the answer that follows the write."""
     written = await client.write(like("heat"))
@@ -701,6 +707,28 @@ async def test_a_close_that_is_given_up_loses_nothing(
             await asyncio.wait_for(writer.close(), 0.05)
     await writer.close()
     assert (writer.written, writer.failed, len(server.events)) == (2, 0, 2)
+
+
+async def test_a_close_gives_up_loudly_at_its_limit(
+    client: Any, server: FakeServer, writer_of: Callable[..., Any], until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The call under way, which was sent with a longer deadline, and what waits; an answer that comes later is none."""
+    told: list[WriteFailure] = []
+    writer = writer_of(client, WriterConfig(max_batch=1, max_wait_ms=0), told.append)
+    events = [like("heat"), like("up"), like("ronin")]
+    with server.hold():
+        for one in events:
+            await writer.write(one)
+        await until(lambda: bool(server.calls_of("WriteEvents")))
+        await writer.close(timeout_s=0.1)
+        reason = "the event writer was closed and had no more time"
+        assert [(failure.event, failure.reason) for failure in told] == [(one, reason) for one in events]
+        await writer.flush(timeout_s=0)
+        await writer.close()
+    await until(lambda: not is_writing())
+    assert (writer.failures, writer.failed, writer.written) == (told, 3, 0)
+    assert len(server.calls_of("WriteEvents")) == 1
+    assert f"3 events are not written, 3 in all: {reason}" in caplog.messages
 
 
 async def test_a_writer_whose_client_is_closed_tells_what_it_cannot_write(
