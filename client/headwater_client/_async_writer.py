@@ -38,7 +38,8 @@ class AsyncEventWriter:
         Args:
             client: who makes the calls; it stays the caller's to close, after the writer.
             config: sizes, waits, and what to do when the queue is full.
-            on_failure: called in the event loop with every event that could not be written.
+            on_failure: called in the event loop with every event that could not be written. It is not awaited; a
+                task that it starts may write again and flush.
         """
         self._client = client
         self._on_failure = on_failure

@@ -19,6 +19,12 @@ from headwater_client.errors import ClientClosedError, RpcError
 _logger = logging.getLogger("headwater_client")
 
 
+class _Telling(threading.local):
+    """Whether this thread is in on_failure."""
+
+    now = False
+
+
 class EventWriter:
     """Collects events and writes them in batches; safe to share between threads.
 
@@ -40,12 +46,14 @@ class EventWriter:
             client: who makes the calls; it stays the caller's to close, after the writer.
             config: sizes, waits, and what to do when the queue is full.
             on_failure: called with every event that could not be written: in the writer's thread, or in that of
-                `write` where the event was dropped, or of `close` where its time was over.
+                `write` where the event was dropped, or of `close` where its time was over. It may write again, but
+                neither wait for room nor flush: the writer's thread would wait for itself.
         """
         self._client = client
         self._on_failure = on_failure
         self._state = WriterState(config or WriterConfig())
         self._changed = threading.Condition()
+        self._telling = _Telling()
         self._flush_to = 0
         self._close_by_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="headwater-event-writer", daemon=True)
@@ -76,6 +84,8 @@ class EventWriter:
     def write(self, event: Event) -> bool:
         """Take an event in, and say whether it was taken: False when it was dropped because the queue is full.
 
+        In `on_failure` it never waits for room, and of an event that is dropped there it is not called again.
+
         Raises:
             ClientClosedError: the writer is closed.
         """
@@ -85,7 +95,7 @@ class EventWriter:
             while self._state.full and dropped is None:
                 if warning := self._state.full_warning(time.monotonic()):
                     _logger.warning(warning)
-                if self._state.config.when_full == "drop":
+                if self._state.config.when_full == "drop" or self._is_own_thread():
                     dropped = self._state.drop(event)
                 else:
                     self._changed.wait()
@@ -93,7 +103,7 @@ class EventWriter:
             if dropped is None:
                 self._state.add(event, time.monotonic())
                 self._changed.notify_all()
-        if dropped is not None:
+        if dropped is not None and not self._telling.now:  # else telling and writing again would never end
             self._report([dropped])
         return dropped is None
 
@@ -102,7 +112,10 @@ class EventWriter:
 
         Raises:
             TimeoutError: it is not, after timeout_s.
+            RuntimeError: it was called in `on_failure`, in the writer's thread.
         """
+        if self._is_own_thread():
+            raise RuntimeError("the event writer's thread would wait for itself: do not flush in on_failure")
         with self._changed:
             upto = self._flush_to = self._state.taken
             self._changed.notify_all()
@@ -135,6 +148,9 @@ class EventWriter:
     def _check_open(self) -> None:
         if self._close_by_s is not None:
             raise ClientClosedError("the event writer is closed")
+
+    def _is_own_thread(self) -> bool:
+        return threading.current_thread() is self._thread
 
     def _run(self) -> None:
         try:
@@ -225,7 +241,10 @@ class EventWriter:
         if self._on_failure is None:
             return
         for failure in failures:
+            self._telling.now = True
             try:
                 self._on_failure(failure)
             except Exception:
                 _logger.exception("on_failure raised for event %s", failure.event.event_id)
+            finally:
+                self._telling.now = False

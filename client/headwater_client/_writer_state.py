@@ -38,7 +38,8 @@ class WriterConfig:
     max_queue: int = 10_000
     """The most events that wait or are under way."""
     when_full: Literal["block", "drop"] = "block"
-    """At max_queue: `block` makes write() wait for room, `drop` drops the new event and counts it in `dropped`."""
+    """At max_queue: `block` makes write() wait for room, `drop` drops the new event and counts it in `dropped`. An
+    `EventWriter` drops what its own `on_failure` writes then, whatever is said here."""
     give_up_after_s: float = 600.0
     """How long a batch is tried again while the server is unavailable, busy or slow; then its events have failed.
     Meanwhile max_queue is what holds."""

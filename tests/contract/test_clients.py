@@ -695,6 +695,70 @@ async def test_a_writer_survives_its_callers_mistakes(client: Any, writer_of: Ca
     assert (writer.written, writer.failed) == (1, 1)
 
 
+@pytest.mark.parametrize("kind", ["sync"])
+async def test_a_writer_does_not_wait_for_itself(client: Any, server: FakeServer) -> None:
+    """An on_failure that writes again while the queue is full is answered False; one that flushes is told off."""
+    told: list[WriteFailure] = []
+    answers: list[bool] = []
+    is_full = threading.Event()
+
+    def write_again(failure: WriteFailure) -> None:
+        told.append(failure)
+        assert is_full.wait(30)
+        answers.append(writer.write(failure.event))
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            writer.flush(timeout_s=30)
+        answers.append(True)
+
+    bad = event("teleport", user_id="ada", item_id="up")
+    writer = EventWriter(client.target, WriterConfig(max_batch=1, max_queue=2, max_wait_ms=0), on_failure=write_again)
+    for one in (bad, like("heat"), like("up")):
+        writer.write(one)
+    is_full.set()
+    writer.flush(timeout_s=30)
+    writer.close()
+    assert ([failure.event for failure in told], answers) == ([bad], [False, True])
+    assert (len(server.events), writer.written, writer.failed, writer.dropped) == (2, 2, 1, 1)
+    assert [failure.event for failure in writer.failures] == [bad, bad]
+
+
+@pytest.mark.parametrize("kind", ["sync"])
+async def test_an_event_that_is_dropped_twice_is_told_once(client: Any, server: FakeServer) -> None:
+    """on_failure writes it again at once, and write() answers it False."""
+    told: list[WriteFailure] = []
+
+    def write_again(failure: WriteFailure) -> None:
+        told.append(failure)
+        assert not writer.write(failure.event)
+
+    config = WriterConfig(max_batch=1, max_queue=1, max_wait_ms=0, when_full="drop")
+    writer = EventWriter(client.target, config, on_failure=write_again)
+    with server.hold():
+        assert [writer.write(one) for one in (like("heat"), like("up"), like("ronin"))] == [True, False, False]
+    writer.close()
+    assert [failure.event.item_id for failure in told] == ["up", "ronin"]
+    assert (writer.written, writer.dropped) == (1, 4)
+
+
+@pytest.mark.parametrize("kind", ["async"])
+async def test_an_on_failure_may_start_a_task_that_writes_again(client: Any, server: FakeServer) -> None:
+    """It waits for room as any other does."""
+    again: list[asyncio.Task[bool]] = []
+    bad, *others = event("teleport", user_id="ada", item_id="up"), like("heat"), like("up")
+
+    def write_again(failure: WriteFailure) -> None:
+        if not again:
+            again.append(asyncio.create_task(writer.write(failure.event)))
+
+    writer = AsyncEventWriter(client, WriterConfig(max_batch=1, max_queue=1, max_wait_ms=0), on_failure=write_again)
+    for one in (bad, *others):
+        await writer.write(one)
+    await writer.flush(timeout_s=30)
+    assert await again[0]
+    await writer.close()
+    assert (writer.written, writer.failed, writer.dropped) == (2, 2, 0)
+
+
 async def test_a_close_that_is_given_up_loses_nothing(
     client: Any, server: FakeServer, writer_of: Callable[..., Any]
 ) -> None:
