@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ class EventWriter:
     Failed calls are tried again with the same event ids, so nothing is written twice. What cannot be written is told
     to `on_failure`, kept in `failures` and logged. Close it, or use it in a `with`: what still waits is written
     then; where the process ends without that, it is given up, and where the process is killed, it is lost.
+
+    It belongs to the process that made it: in a fork of that one (a preloading web server's workers, multiprocessing)
+    `write`, `flush` and `failures` raise ClientClosedError and `close` does nothing. Make client and writer in each.
     """
 
     def __init__(
@@ -49,6 +53,9 @@ class EventWriter:
                 `write` where the event was dropped, or of `close` where its time was over. It may write again, but
                 neither wait for room nor flush: the writer's thread would wait for itself.
         """
+        # A fork has no thread of the writer's, and its locks stay as they were. A thread of its own would not do: gRPC
+        # does not promise that a connection which was used before works there, and a call that hangs tells nobody.
+        self._process_id = os.getpid()
         self._client = client
         self._on_failure = on_failure
         self._state = WriterState(config or WriterConfig())
@@ -78,6 +85,7 @@ class EventWriter:
     @property
     def failures(self) -> list[WriteFailure]:
         """The newest events that could not be written, at most 1,000."""
+        self._check_process()
         with self._changed:
             return list(self._state.failures)
 
@@ -87,8 +95,9 @@ class EventWriter:
         In `on_failure` it never waits for room, and of an event that is dropped there it is not called again.
 
         Raises:
-            ClientClosedError: the writer is closed.
+            ClientClosedError: the writer is closed, or was made in another process.
         """
+        self._check_process()
         with self._changed:
             self._check_open()
             dropped = None
@@ -112,8 +121,10 @@ class EventWriter:
 
         Raises:
             TimeoutError: it is not, after timeout_s.
+            ClientClosedError: the writer was made in another process.
             RuntimeError: it was called in `on_failure`, in the writer's thread.
         """
+        self._check_process()
         if self._is_own_thread():
             raise RuntimeError("the event writer's thread would wait for itself: do not flush in on_failure")
         with self._changed:
@@ -127,6 +138,8 @@ class EventWriter:
 
         A call that is under way at the limit is not waited for: its events count as failed, whatever comes of it.
         """
+        if self._is_elsewhere():  # what waits is its owner's to write
+            return
         with self._changed:
             if self._close_by_s is None:
                 self._close_by_s = time.monotonic() + timeout_s
@@ -145,6 +158,14 @@ class EventWriter:
     ) -> None:
         self.close()
 
+    def _is_elsewhere(self) -> bool:
+        """Whether this is a fork of the process that made the writer: there `_changed` may be held for ever."""
+        return os.getpid() != self._process_id
+
+    def _check_process(self) -> None:
+        if self._is_elsewhere():
+            raise ClientClosedError("the event writer was made in another process: make one in each")
+
     def _check_open(self) -> None:
         if self._close_by_s is not None:
             raise ClientClosedError("the event writer is closed")
@@ -160,7 +181,7 @@ class EventWriter:
             self._end("the event writer was not closed before its thread ended")
 
     def _end_with_process(self) -> None:
-        if self._thread.is_alive():  # not in a fork of the process: there it is the parent's to write
+        if not self._is_elsewhere():
             self._end("the event writer was not closed before the process ended")
 
     def _end(self, reason: str) -> None:

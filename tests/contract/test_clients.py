@@ -873,6 +873,45 @@ for item_id in ("heat", "up"):
     assert "2 events are not written, 2 in all: the event writer was not closed before the process" in ended.stderr
 
 
+def test_a_writer_belongs_to_the_process_that_made_it() -> None:
+    """In a fork it takes nothing in and says so, even where another thread was at work in it; its owner goes on."""
+    script = """
+import os, signal, sys, threading
+from headwater_client import Client, ClientClosedError, EventWriter, WriterConfig, event
+
+one = event("like", user_id="ada", item_id="heat")
+at_work, forked = threading.Event(), threading.Event()
+
+def work():
+    with writer._changed:
+        at_work.set()
+        forked.wait(30)
+
+with EventWriter(Client(sys.argv[1]), WriterConfig(max_wait_ms=60_000), on_failure=print) as writer:
+    writer.write(one)
+    threading.Thread(target=work, daemon=True).start()
+    at_work.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # a child that hangs ends nevertheless
+        for call in (lambda: writer.write(one), writer.flush, lambda: writer.failures):
+            try:
+                print(call(), flush=True)
+            except ClientClosedError as error:
+                print(error, flush=True)
+    else:
+        forked.set()
+        print("ended with", os.waitpid(child, 0)[1], flush=True)
+"""
+    with FakeServer() as server:
+        ended = subprocess.run(
+            [sys.executable, "-c", script, server.address], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert len(server.events) == len(server.calls_of("WriteEvents")) == 1
+    refusal = "the event writer was made in another process: make one in each"
+    assert ended.stdout.splitlines() == [refusal] * 3 + ["ended with 0"]
+
+
 @pytest.mark.parametrize("kind", ["sync"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_writer_whose_thread_ends_tells_what_it_cannot_write(
