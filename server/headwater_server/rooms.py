@@ -395,9 +395,12 @@ class Rooms:
     # --- what services share
 
     async def refresh_event_types(self) -> None:
-        """Read the registered event types."""
+        """Read the registered event types; when others are part of histories than before, all are read anew."""
         async with self._refreshing:
+            before = self._types_left_out()
             self.event_types = await self.in_database(self.event_type_store.all)
+            if self._types_left_out() != before:
+                self.states.drop_all()
 
     async def refresh_documents(self) -> None:
         """Read the strategies and the experiments."""
@@ -500,8 +503,11 @@ class Rooms:
         return await self.in_database(self._features.get, encoder, hashes)
 
     async def _load_state(self, subject: Subject) -> Recollection:
-        left_out = [name for name, event_type in self.event_types.items() if not event_type.in_history]
-        return await self.in_database(self.log.recall, subject, self.states.history_length, left_out)
+        return await self.in_database(self.log.recall, subject, self.states.history_length, self._types_left_out())
+
+    def _types_left_out(self) -> set[str]:
+        """The event types that are no part of histories."""
+        return {name for name, event_type in self.event_types.items() if not event_type.in_history}
 
     def _newest_erasure(self) -> int:
         number = 0

@@ -360,3 +360,36 @@ async def test_an_erasure_is_followed_to_its_end_when_the_database_is_back(
     await pair.write(event("crime-00", user_id="", visitor_id="device"))
     await asyncio.wait_for(pair.second.rooms.follow(), 60)
     assert await pair.history_length(visitor_id="device") == 1
+
+
+async def register(pair: Pair, name: str, *, in_history: bool) -> None:
+    kind = event_pb2.EventType(name=name, weight=1.0, in_history=in_history, is_target=True)
+    request = events_pb.UpsertEventTypesRequest(event_types=[kind])
+    await EventServiceStub(pair.to_first).UpsertEventTypes(request)
+
+
+async def test_an_event_of_a_type_that_the_other_server_has_not_heard_of_counts(pair: Pair) -> None:
+    """A write makes the other one read the log before it reads the types."""
+    await pair.write(event("space-00"))
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(user_id="ada") == 1
+    await register(pair, "play", in_history=True)
+    token = await pair.write(event("love-00", event_type="play"))
+    stub = EventServiceStub(pair.to_second)
+    await stub.WriteEvents(events_pb.WriteEventsRequest(events=[event("crime-00", user_id="bob")]))
+    assert "play" not in pair.second.rooms.event_types
+    assert await pair.history_length(token, user_id="ada") == 2
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(user_id="ada") == 2
+
+
+async def test_servers_agree_which_types_are_part_of_histories(pair: Pair) -> None:
+    """A type that is taken out, or put back, is so in the histories that are in memory, too."""
+    await pair.write(event("space-00"), event("love-00", event_type="view"))
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(user_id="ada") == 2
+    to_both = (pair, pair._replace(to_second=pair.to_first))
+    for in_history in (False, True):
+        await register(pair, "view", in_history=in_history)
+        await asyncio.wait_for(pair.second.rooms.follow(), 60)
+        assert [await each.history_length(user_id="ada") for each in to_both] == [1 + in_history] * 2
