@@ -93,6 +93,8 @@ class Known:
     seen_item_ids: frozenset[str] | set[str]
     state: UserState | None
     """The stored part; None when it could not be read."""
+    version: int
+    """Of the stored part when the history was taken from it: events come in while an answer is made."""
     is_stored_only: bool
     degraded_parts: list[str]
 
@@ -209,8 +211,8 @@ class Recommender:
         if strategy.ranking == LEARNED and not generation.ranker:
             notices.append(_NOTHING_LEARNED)
         missing = [*degraded_parts, *made.left_out]
-        if basis is not None and known.state is not None and not made.features and may_keep(made.asked, missing):
-            keep(known.state.slates, KeptSlate(basis, made.candidates, made.has_more, []))
+        if basis is not None and not made.features and may_keep(made.asked, missing):
+            self._keep(known, KeptSlate(basis, made.candidates, made.has_more, []))
         return (
             Slate(
                 generation,
@@ -240,7 +242,7 @@ class Recommender:
         if known.state is None or not known.is_stored_only or query.context_item_ids or query.explain or is_varied:
             return None
         return Basis(
-            known.state.version,
+            known.version,
             generation.number,
             generation.items.version,
             self._view.revision,
@@ -261,6 +263,11 @@ class Recommender:
         with timed(FILTERS):
             holds = all(basis.item_filter.passes(items.get(each.item_id), now_us) for each in slate.candidates)
         return slate if holds else None
+
+    def _keep(self, known: Known, slate: KeptSlate) -> None:
+        """Keep an answer, unless an event came meanwhile: part of it may rest on the history with it, part without."""
+        if known.state is not None and known.state.version == known.version:
+            keep(known.state.slates, slate)
 
     def _filter(self, query: RecommendQuery, known: Known, strategy: Strategy) -> ItemFilter:
         excluded = set(query.item_filter.excluded).union(query.context_item_ids)
@@ -324,16 +331,16 @@ class Recommender:
             DatabaseUnavailableError: the consistency token needs the database and it is away.
         """
         if audience.subject is None:
-            return Known(audience.recent_events, frozenset(), None, False, [])
+            return Known(audience.recent_events, frozenset(), None, 0, False, [])
         try:
             async with asyncio.timeout(self._state_limit_s):
                 state = await self._states.get(audience.subject, audience.min_position)
         except (DatabaseUnavailableError, TimeoutError) as error:
             if audience.min_position:
                 raise DatabaseUnavailableError("the history cannot be read now") from error
-            return Known(audience.recent_events, frozenset(), None, False, [HISTORY_UNAVAILABLE])
+            return Known(audience.recent_events, frozenset(), None, 0, False, [HISTORY_UNAVAILABLE])
         history = (*state.history, *audience.recent_events)
-        return Known(history, state.seen_item_ids, state, not audience.recent_events, [])
+        return Known(history, state.seen_item_ids, state, state.version, not audience.recent_events, [])
 
     async def interests(self, audience: Audience) -> tuple[ServingGeneration, Vectors, Sequence[HistoryEvent]]:
         """The generation that answers, the audience's interests (K, d) in it, and the history they rest on.

@@ -280,7 +280,7 @@ class Rooms:
         await self.refresh_event_types()
         await self.refresh_documents()
         await self.catalogue_tail.catch_up()
-        self.states.set_links(await self.in_database(self.log.links))
+        # Before all that an erasure changes: one that comes while that is read is followed.
         self._last_erasure = await self.in_database(self._newest_erasure)
         head = await self.in_database(self.log.head)
         window = _POPULARITY_HALF_LIVES * self.settings.popularity_half_life_events
@@ -288,6 +288,7 @@ class Rooms:
         start = max(self.log_tail.position, head - window)
         self.log_tail.position = self.states.applied_position = start
         await self.log_tail.catch_up()
+        await self._read_links()  # the events applied tell who was linked once, which an erasure may have undone
         self.committer.start()
         self.embedder.start()
         self.impression_writer.start()
@@ -338,19 +339,24 @@ class Rooms:
         self._counted = counted
 
     async def _follow_erasures(self) -> None:
-        any_came = False
-        while batch := await self.in_database(self.log.erasures_after, self._last_erasure):
-            any_came = True
+        last = self._last_erasure
+        while batch := await self.in_database(self.log.erasures_after, last):
             held = {subject_hash(subject): subject for subject in self.states.subjects()}
             for erasure in batch:
                 if (subject := held.get(erasure.subject_hash)) is not None:
                     self.states.drop(subject)
                 if erasure.is_whole:
                     self.impression_writer.forget(erasure.subject_hash)
-            self._last_erasure = batch[-1].number
-        if any_came:
-            async with self.log_tail.turn:  # a link applied while they are read must not be lost
-                self.states.set_links(await self.in_database(self.log.links))
+            last = batch[-1].number
+        if last > self._last_erasure:
+            # What was written before they came is applied first: it may name links that they undid.
+            await self.log_tail.catch_up()
+            await self._read_links()
+            self._last_erasure = last
+
+    async def _read_links(self) -> None:
+        async with self.log_tail.turn:  # a link applied while they are read must not be lost
+            self.states.set_links(await self.in_database(self.log.links))
 
     async def heartbeat(self) -> None:
         """Tell the updater which generations are in use here or about to be, so that it keeps them."""
@@ -389,9 +395,12 @@ class Rooms:
     # --- what services share
 
     async def refresh_event_types(self) -> None:
-        """Read the registered event types."""
+        """Read the registered event types; when others are part of histories than before, all are read anew."""
         async with self._refreshing:
+            before = self._types_left_out()
             self.event_types = await self.in_database(self.event_type_store.all)
+            if self._types_left_out() != before:
+                self.states.drop_all()
 
     async def refresh_documents(self) -> None:
         """Read the strategies and the experiments."""
@@ -494,8 +503,11 @@ class Rooms:
         return await self.in_database(self._features.get, encoder, hashes)
 
     async def _load_state(self, subject: Subject) -> Recollection:
-        left_out = [name for name, event_type in self.event_types.items() if not event_type.in_history]
-        return await self.in_database(self.log.recall, subject, self.states.history_length, left_out)
+        return await self.in_database(self.log.recall, subject, self.states.history_length, self._types_left_out())
+
+    def _types_left_out(self) -> set[str]:
+        """The event types that are no part of histories."""
+        return {name for name, event_type in self.event_types.items() if not event_type.in_history}
 
     def _newest_erasure(self) -> int:
         number = 0

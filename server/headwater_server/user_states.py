@@ -106,8 +106,7 @@ class UserStates:
         """Keep longer histories from here on; states that were cut shorter are forgotten and read anew."""
         if history_length > self._history_length:
             self._history_length = history_length
-            for subject in self.subjects():
-                self.drop(subject)
+            self.drop_all()
 
     def set_links(self, links: Mapping[str, str]) -> None:
         """Replace the visitor → user links, and forget the states that a changed one touches."""
@@ -160,6 +159,8 @@ class UserStates:
             self.drop(before)
             self.drop(event.subject)
         subject = self.resolve(event.subject)
+        if event.event_type not in self._event_types():
+            self.drop(subject)  # registered elsewhere a moment ago: whether histories hold it SQL says, not this server
         if (load := self._loads.get(subject)) is not None:
             load.applied_meanwhile.append(logged)
         if (state := self._states.get(subject)) is not None:
@@ -171,6 +172,11 @@ class UserStates:
         self._states.pop(subject, None)
         if (load := self._loads.get(subject)) is not None:
             load.outdated = True
+
+    def drop_all(self) -> None:
+        """Forget every state."""
+        for subject in self.subjects():
+            self.drop(subject)
 
     def unlink(self, user_id: str) -> None:
         """Forget the links to a user, and the user's and the visitors' states."""

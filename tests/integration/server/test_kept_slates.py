@@ -13,11 +13,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headwater.v1 import catalog_service_pb2 as catalog_pb
 from headwater.v1 import event_pb2, item_pb2
 from headwater.v1 import event_service_pb2 as events_pb
+from headwater.v1 import experiment_service_pb2 as experiments_pb
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater.v1 import strategy_service_pb2 as strategies_pb
+from headwater.v1.experiment_service_pb2_grpc import ExperimentServiceStub
 from headwater.v1.strategy_service_pb2_grpc import StrategyServiceStub
+from headwater_core.strategies import Strategy
+from headwater_server.queries import Audience, RecommendQuery
+from headwater_server.recommender import Known
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
+from headwater_server.slate_maker import Made
+from headwater_server.sources.candidate_source import Asked
 from tests.integration.conftest import Publish
 
 if TYPE_CHECKING:
@@ -220,3 +227,80 @@ async def test_what_others_make_popular_is_never_kept(
     await like(events, "crime-03", user_id="grace")
     assert ids(await recommendations.Recommend(ASK))[0] == "crime-03"
     assert given_again(server) == 0
+
+
+async def co_visits_lead(settings: ServerSettings, server: HeadwaterServer, publish: Publish) -> None:
+    """From here on the first item says which was the last event that an answer heard of."""
+    publish(settings, seed=2, follows={"space-00": ["crime-07"], "love-00": ["crime-08"]})
+    await server.rooms.generations.refresh()
+
+
+async def test_what_is_made_once_more_of_an_older_history_is_not_kept_for_a_newer_one(
+    settings: ServerSettings,
+    server: HeadwaterServer,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    catalog: CatalogServiceAsyncStub,
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An item goes and an event comes while an answer is made: the answer after the event is the event's."""
+    await co_visits_lead(settings, server, publish)
+    await like(events, "space-00")
+    maker = server.rooms.recommender._maker
+    make = maker.make
+
+    async def make_meanwhile(query: RecommendQuery, strategy: Strategy, asked: Asked) -> Made:
+        made = await make(query, strategy, asked)
+        monkeypatch.undo()
+        gone = [made.candidates[-1].item_id]
+        await catalog.SetAvailability(catalog_pb.SetAvailabilityRequest(item_ids=gone, available=False))
+        await like(events, "love-00")
+        return made
+
+    monkeypatch.setattr(maker, "make", make_meanwhile)
+    assert ids(await recommendations.Recommend(ASK))[0] == "crime-07"
+    for _ in range(2):
+        assert ids(await recommendations.Recommend(ASK))[0] == "crime-08"
+    assert given_again(server) == 1
+
+
+async def test_arms_that_begin_after_an_event_keep_nothing_of_the_history_before_it(
+    settings: ServerSettings,
+    server: HeadwaterServer,
+    events: EventServiceAsyncStub,
+    recommendations: RecommendationServiceAsyncStub,
+    channel: grpc.aio.Channel,
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of an interleaved answer each arm's slate begins a moment after the history was taken."""
+    await co_visits_lead(settings, server, publish)
+    strategy = strategies_pb.Strategy(
+        sources=[strategies_pb.StrategySource(name=name) for name in ("tower", "co_visit")]
+    )
+    arms = [experiments_pb.ExperimentArm(name=name, strategy=name) for name in ("one", "two")]
+    for each in arms:
+        put = strategies_pb.PutStrategyRequest(name=each.strategy, strategy=strategy)
+        await StrategyServiceStub(channel).PutStrategy(put)
+    experiment = experiments_pb.Experiment(arms=arms, allocation="interleaved", rewards={"click": 1.0})
+    await ExperimentServiceStub(channel).PutExperiment(
+        experiments_pb.PutExperimentRequest(name="alike", experiment=experiment)
+    )
+    await like(events, "space-00")
+    recommender = server.rooms.recommender
+    known = recommender.known
+
+    async def known_before(audience: Audience) -> Known:
+        found = await known(audience)
+        monkeypatch.undo()
+        await like(events, "love-00")
+        return found
+
+    monkeypatch.setattr(recommender, "known", known_before)
+    first = await recommendations.Recommend(ASK)
+    assert first.experiment_arm == "alike/interleaved"
+    assert ids(first)[0] == "crime-07"
+    for _ in range(2):
+        assert ids(await recommendations.Recommend(ASK))[0] == "crime-08"
+    assert given_again(server) == 1

@@ -20,7 +20,9 @@ from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
 from headwater.v1.user_service_pb2_grpc import UserServiceStub
 from headwater_core.database import advance
-from headwater_core.feedback_log import ErasureRecord
+from headwater_core.errors import DatabaseUnavailableError
+from headwater_core.events import Subject, SubjectKind
+from headwater_core.feedback_log import ErasureRecord, FeedbackLog
 from headwater_core.impressions import ImpressionLog
 from headwater_core.log_pruning import LogPruning
 from headwater_core.outcomes import OFFSET
@@ -260,3 +262,134 @@ async def test_a_deleted_user_is_gone_everywhere(pair: Pair) -> None:
     await asyncio.wait_for(pair.second.rooms.follow(), 60)
     assert await pair.history_length(visitor_id="cookie") == 1
     assert await pair.history_length(user_id="ada") == 0
+
+
+def shared_device() -> list[event_pb2.Event]:
+    """Ada's first and Bob's now, and somebody used it since."""
+    return [
+        event("space-00"),
+        event("space-01", visitor_id="device"),
+        event("love-00", event_id="links-bob", user_id="bob", visitor_id="device"),
+        event("love-01", user_id="", visitor_id="device"),
+    ]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_server_that_starts_after_an_erasure_knows_whose_a_visitor_is(
+    pair: Pair,
+    settings: ServerSettings,
+    start_server: Callable[..., Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+    is_whole: bool,
+) -> None:
+    """Whether the user is gone or the one event that named both: an older link, still in the log, does not count."""
+    await pair.write(*shared_device())
+    if is_whole:
+        await UserServiceStub(pair.to_first).DeleteUser(users_pb.DeleteUserRequest(user_id="bob"))
+    else:
+        stub = EventServiceStub(pair.to_first)
+        await stub.DeleteEvents(events_pb.DeleteEventsRequest(event_ids=["links-bob"]))
+    third = await start_server(settings, tail_interval_ms=NEVER_MS)
+    restarted = pair._replace(second=third, to_second=connect(third))
+    assert await restarted.history_length(user_id="ada") == 2
+    assert await restarted.history_length(visitor_id="device") == (0 if is_whole else 1)
+    await pair.write(event("crime-00", user_id="", visitor_id="device"))
+    await asyncio.wait_for(third.rooms.follow(), 60)
+    assert await restarted.history_length(user_id="ada") == 2
+    assert await restarted.history_length(visitor_id="device") == (1 if is_whole else 2)
+
+
+async def test_an_erasure_while_a_server_starts_is_followed(
+    pair: Pair,
+    settings: ServerSettings,
+    start_server: Callable[..., Awaitable[HeadwaterServer]],
+    connect: Callable[[HeadwaterServer], grpc.aio.Channel],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it has read the links already."""
+    await pair.write(*shared_device())
+    links = FeedbackLog.links
+
+    def read_links(log: FeedbackLog) -> dict[str, str]:
+        found = links(log)
+        monkeypatch.undo()  # once: other servers read them for this very erasure
+        log.delete_subject(Subject(SubjectKind.USER, "bob"))
+        return found
+
+    monkeypatch.setattr(FeedbackLog, "links", read_links)
+    third = await start_server(settings, tail_interval_ms=NEVER_MS)
+    await pair.write(event("crime-00", user_id="", visitor_id="device"))
+    await asyncio.wait_for(third.rooms.follow(), 60)
+    assert await pair._replace(to_second=connect(third)).history_length(visitor_id="device") == 1
+
+
+async def test_links_that_an_erasure_undid_are_not_read_from_the_log_after_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events and an erasure that come while a server looks, after the events and before the erasures are read."""
+    tail = pair.second.rooms.catalogue_tail
+    catch_up = tail.catch_up
+
+    async def write_and_erase() -> None:
+        await pair.write(*shared_device())
+        await UserServiceStub(pair.to_first).DeleteUser(users_pb.DeleteUserRequest(user_id="bob"))
+        await catch_up()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tail, "catch_up", write_and_erase)
+        await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(visitor_id="device") == 0
+
+
+async def test_an_erasure_is_followed_to_its_end_when_the_database_is_back(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went away before the links were read."""
+    await pair.write(*shared_device())
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    await UserServiceStub(pair.to_first).DeleteUser(users_pb.DeleteUserRequest(user_id="bob"))
+
+    def away() -> dict[str, str]:
+        raise DatabaseUnavailableError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pair.second.rooms.log, "links", away)
+        with pytest.raises(DatabaseUnavailableError):
+            await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    await pair.write(event("crime-00", user_id="", visitor_id="device"))
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(visitor_id="device") == 1
+
+
+async def register(pair: Pair, name: str, *, in_history: bool) -> None:
+    kind = event_pb2.EventType(name=name, weight=1.0, in_history=in_history, is_target=True)
+    request = events_pb.UpsertEventTypesRequest(event_types=[kind])
+    await EventServiceStub(pair.to_first).UpsertEventTypes(request)
+
+
+async def test_an_event_of_a_type_that_the_other_server_has_not_heard_of_counts(pair: Pair) -> None:
+    """A write makes the other one read the log before it reads the types."""
+    await pair.write(event("space-00"))
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(user_id="ada") == 1
+    await register(pair, "play", in_history=True)
+    token = await pair.write(event("love-00", event_type="play"))
+    stub = EventServiceStub(pair.to_second)
+    await stub.WriteEvents(events_pb.WriteEventsRequest(events=[event("crime-00", user_id="bob")]))
+    assert "play" not in pair.second.rooms.event_types
+    assert await pair.history_length(token, user_id="ada") == 2
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(user_id="ada") == 2
+
+
+async def test_servers_agree_which_types_are_part_of_histories(pair: Pair) -> None:
+    """A type that is taken out, or put back, is so in the histories that are in memory, too."""
+    await pair.write(event("space-00"), event("love-00", event_type="view"))
+    await asyncio.wait_for(pair.second.rooms.follow(), 60)
+    assert await pair.history_length(user_id="ada") == 2
+    to_both = (pair, pair._replace(to_second=pair.to_first))
+    for in_history in (False, True):
+        await register(pair, "view", in_history=in_history)
+        await asyncio.wait_for(pair.second.rooms.follow(), 60)
+        assert [await each.history_length(user_id="ada") for each in to_both] == [1 + in_history] * 2

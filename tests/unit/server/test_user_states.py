@@ -389,6 +389,23 @@ async def test_longer_histories_are_read_anew() -> None:
     assert len((await get(states, USERS[0])).history) == LENGTH + 1
 
 
+async def test_a_type_that_is_not_known_yet_makes_histories_be_read_anew(until: Until) -> None:
+    """SQL holds the event, whatever this server has heard of its type: of a state held, and of one being read."""
+    log = Log()
+    types = {name: each for name, each in BUILT_IN_EVENT_TYPES.items() if name != "like"}
+    states = UserStates(log.load, lambda: types, history_length=LENGTH, capacity=100)
+    await get(states, user("ada"))
+    states.apply(log.write("a", "ada"))
+    assert positions(await get(states, user("ada"))) == [1]
+    log.gate = asyncio.Event()
+    asking = asyncio.create_task(states.get(user("bob")))
+    await until(lambda: log.loads == 3)
+    await asyncio.sleep(0)
+    states.apply(log.write("b", "bob"))
+    log.gate.set()
+    assert positions(await asyncio.wait_for(asking, DEADLINE_S)) == [2]
+
+
 async def test_the_least_recently_used_state_goes_first() -> None:
     """Using one keeps it."""
     log = Log()
