@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, or_, select
 
 from headwater_core import event_types, log_writing, recalling, visitor_links
 from headwater_core.database import Database, advance, chunks, current, insert
@@ -24,7 +24,7 @@ from headwater_core.log_writing import POSITION, AppendResult
 from headwater_core.recalling import Recollection
 from headwater_core.registry import Lease, hold
 from headwater_core.repeating import repeated
-from headwater_core.schema import erasures, event_ids, events, impressions, outcomes, rejections
+from headwater_core.schema import REPORTED, erasures, event_ids, events, impressions, outcomes, rejections
 from headwater_core.tallies import forget_users
 
 ERASURE = "erasure_number"
@@ -219,7 +219,14 @@ class FeedbackLog:
 
     @repeated
     def delete_events(self, ids: Sequence[str], now_us: int = 0) -> list[Subject]:
-        """Erase events; their ids stay used. Unknown ids are passed over.
+        """Erase events and their outcomes; their ids stay used. Unknown ids are passed over.
+
+        With a caller's report of what it showed go the outcomes that were joined to it. What arms of experiments have
+        earned stays counted.
+
+        Args:
+            ids: of the events.
+            now_us: microseconds since 1970 UTC, for the record.
 
         Returns:
             Whose histories the erased events belonged to (see resolve), one per erased event.
@@ -227,20 +234,32 @@ class FeedbackLog:
         with self._database.write() as connection:
             position = self._lock(connection)
             kept_under: list[Subject] = []
+            erased: dict[str, int] = {}
             for chunk in chunks(dict.fromkeys(ids)):
                 rows = connection.execute(
                     delete(events)
                     .where(events.c.tenant == self._tenant, events.c.event_id.in_(chunk))
-                    .returning(events.c.subject_kind, events.c.subject_id)
+                    .returning(events.c.event_id, events.c.position, events.c.subject_kind, events.c.subject_id)
                 )
-                kept_under += [Subject(SubjectKind(kind), subject_id) for kind, subject_id in rows]
+                for event_id, at, kind, subject_id in rows:
+                    erased[event_id] = at
+                    kept_under.append(Subject(SubjectKind(kind), subject_id))
             owners = visitor_links.owners(connection, self._tenant, kept_under)
             self._record_erasures(connection, {*kept_under, *owners.values()}, position, now_us, is_whole=False)
+            # Under the counter's lock: an outcome is either there by now, or its writer finds the event gone.
+            for chunk in chunks(erased):
+                of_reports = and_(outcomes.c.strategy == REPORTED, outcomes.c.slate_id.in_(chunk))
+                gone = or_(outcomes.c.position.in_([erased[event_id] for event_id in chunk]), of_reports)
+                connection.execute(delete(outcomes).where(outcomes.c.tenant == self._tenant, gone))
             return [owners[subject] for subject in kept_under]
 
     @repeated
     def delete_subject(self, subject: Subject, now_us: int = 0) -> Erasure:
-        """Erase a subject: its events, impressions and links, and all of the visitors linked to it.
+        """Erase a subject: its events, impressions, outcomes and links, and all of the visitors linked to it.
+
+        Args:
+            subject: a user, or a visitor who is linked to none.
+            now_us: microseconds since 1970 UTC; what is shown to the subject up to `ERASED_FOR_US` later is not kept.
 
         Raises:
             ConflictError: the subject is a visitor linked to a user; nothing is erased.

@@ -17,6 +17,13 @@ from headwater_core.repeating import repeated
 from headwater_core.schema import erasures, impressions
 from headwater_core.tallies import ShownSlate, count_slates
 
+ERASED_FOR_US = 5_000_000
+"""So long after an erasure nothing that was shown to the erased is written either.
+
+An erasure's time is taken before it waits for its turn, a slate's when the answer is done: until every server has
+heard, or by a clock that is ahead, a slate made of what was erased looks like a later one.
+"""
+
 
 class ShownItem(NamedTuple):
     """One item of an answer, in its place."""
@@ -62,8 +69,9 @@ class ImpressionLog:
     def append(self, shown: Sequence[Impression]) -> None:
         """Write impressions in one commit; a slate that is already written stays as it is.
 
-        What was shown to a subject that was erased then or later is not written: it comes from an answer that was on
-        its way, or from a replica that had not heard yet.
+        What was shown to a subject before it was erased, or within `ERASED_FOR_US` after that, is not written: it may
+        come from an answer that was on its way, or from a replica that had not heard yet. Of a user who returns at once
+        the first seconds are not known by it.
         """
         if not shown:
             return
@@ -73,7 +81,7 @@ class ImpressionLog:
             rows = [
                 self._row(each)
                 for each in shown
-                if each.subject is None or erased_us.get(each.subject, -1) < each.time_us
+                if each.subject not in erased_us or erased_us[each.subject] + ERASED_FOR_US < each.time_us
             ]
             if not rows:
                 return

@@ -7,9 +7,9 @@ from itertools import takewhile
 from sqlalchemy import Connection, delete, func, select
 
 from headwater_core.database import Database, current
-from headwater_core.outcomes import OFFSET, REPORTED
+from headwater_core.outcomes import OFFSET
 from headwater_core.repeating import repeated
-from headwater_core.schema import events, generations, outcomes, rejections
+from headwater_core.schema import REPORTED, events, generations, outcomes, rejections
 
 
 class LogPruning:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from headwater_core.events import IMPRESSION
 from headwater_core.impressions import Impression, ShownItem
-from headwater_core.outcomes import REPORTED, Outcome
+from headwater_core.outcomes import Outcome
+from headwater_core.schema import REPORTED
 
 GROUPS = ("source", "strategy", "place", "arm", "surface")
 

@@ -7,27 +7,25 @@ Any server may do it, and several at once: how far the log was read moves in the
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Column, Connection, delete, func, select
 
 from headwater_core.attribution import attributed_slate
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import InvalidFieldError
 from headwater_core.events import IMPRESSION, LoggedEvent
 from headwater_core.experiments import Assignment, Experiment
-from headwater_core.feedback_log import FeedbackLog, subject_hash
+from headwater_core.feedback_log import ERASURE, FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
 from headwater_core.paging import read_pages
 from headwater_core.repeating import repeated
-from headwater_core.schema import REPORTS, events, outcomes
+from headwater_core.schema import REPORTED, REPORTS, events, impressions, outcomes
 from headwater_core.tallies import count_rewards
 
 OFFSET = "outcome_offset"
 """The counter that says up to where the log was read."""
-REPORTED = "reported"
-"""The strategy of what callers say they showed themselves."""
 _SKEW_US = 5_000_000
 """Servers' clocks may differ by so much."""
 _CALLERS_SKEW_US = 86_400_000_000
@@ -111,7 +109,8 @@ class OutcomeLog:
         with self._database.write() as connection:
             if advance(connection, self._tenant, OFFSET, 0) != offset:
                 return None
-            new = self._write(connection, found, experiments)
+            advance(connection, self._tenant, ERASURE, 0)  # no erasure comes in between
+            new = self._write(connection, self._not_erased(connection, found), experiments)
             advance(connection, self._tenant, OFFSET, read[-1].position - offset)
         return Attributed(len(read), new, unmatched)
 
@@ -223,6 +222,27 @@ class OutcomeLog:
                 report = latest.event_id, latest.slate_position, latest.received_time_us
                 found.append((_of_report(each, *report), None))
         return found
+
+    def _not_erased(
+        self, connection: Connection, found: Sequence[tuple[Outcome, Impression | None]]
+    ) -> list[tuple[Outcome, Impression | None]]:
+        """What was found less that whose event, slate or report was erased since it was read."""
+        positions = self._left(connection, events.c.position, {outcome.position for outcome, _ in found})
+        shown = self._left(connection, impressions.c.slate_id, {slate.slate_id for _, slate in found if slate})
+        reports = self._left(connection, events.c.event_id, {each.slate_id for each, slate in found if not slate})
+        return [
+            (outcome, slate)
+            for outcome, slate in found
+            if outcome.position in positions and outcome.slate_id in (shown if slate else reports)
+        ]
+
+    def _left(self, connection: Connection, column: Column[Any], values: Collection[Any]) -> set[Any]:
+        """Those of a column's values that its table still has."""
+        left: set[Any] = set()
+        for chunk in chunks(values):
+            statement = select(column).where(column.table.c.tenant == self._tenant, column.in_(chunk))
+            left.update(connection.execute(statement).scalars())
+        return left
 
     def _write(
         self,

@@ -298,6 +298,8 @@ outcomes = _table(
     Index("ix_outcomes_position", "tenant", "position"),  # to erase a user's
     Index("ix_outcomes_received_time", "tenant", "received_time_us"),
 )
+REPORTED = "reported"
+"""The strategy of the outcomes of what callers say they showed themselves; their slate is the report's event."""
 
 experiment_arms = _table(
     "experiment_arms",

@@ -1,7 +1,7 @@
 """Text features of what people search for: kept in memory only, and never behind the items' texts.
 
 Queries are personal: they are not written to the shared features, so erasing a user leaves nothing of them there, and a
-search needs no database to be understood.
+search needs no database to be understood. Nor are they kept in clear: erasing reaches no memory that knows no users.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import structlog
 
-from headwater_core.text import Encoder
+from headwater_core.text import Encoder, text_hash
 
 CAPACITY = 20_000
 """Queries kept; some 20 MB."""
@@ -33,7 +33,7 @@ class QueryFeatures:
         self._load_encoder = load_encoder
         self._capacity = capacity
         self._encoder: Encoder | None = None
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()  # by text_hash
         self._turn = threading.Lock()
         self.is_failing = False
         """Whether the last query could not be encoded: histories are then read without what was searched for."""
@@ -49,20 +49,21 @@ class QueryFeatures:
         Raises:
             Exception: whatever the encoder raises; `is_failing` is set then.
         """
+        keys = [text_hash(query) for query in queries]
         with self._turn:
             try:
-                missing = [query for query in dict.fromkeys(queries) if query not in self._kept]
+                missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in self._kept}
                 if missing:
-                    self._kept.update(zip(missing, self._loaded().encode(missing), strict=True))
-                found = np.stack([self._kept[query] for query in queries]).astype(np.float32)
+                    self._kept.update(zip(missing, self._loaded().encode(list(missing.values())), strict=True))
+                found = np.stack([self._kept[key] for key in keys]).astype(np.float32)
             except Exception:
                 if not self.is_failing:
                     log.exception("queries_not_encoded")
                 self.is_failing = True
                 raise
             self.is_failing = False
-            for query in queries:
-                self._kept.move_to_end(query)
+            for key in keys:
+                self._kept.move_to_end(key)
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
             return found

@@ -10,7 +10,7 @@ import pytest
 from headwater_core.database import Database, advance, insert
 from headwater_core.events import Event, Subject, SubjectKind
 from headwater_core.feedback_log import ERASURE, FeedbackLog, subject_hash
-from headwater_core.impressions import Impression, ImpressionLog, ShownItem
+from headwater_core.impressions import ERASED_FOR_US, Impression, ImpressionLog, ShownItem
 from headwater_core.schema import erasures
 
 ANN = Subject(SubjectKind.USER, "ann")
@@ -62,17 +62,21 @@ def test_impressions_are_listed_by_time(database: Database, monkeypatch: pytest.
 
 
 def test_what_was_shown_before_an_erasure_is_not_written_after_it(database: Database) -> None:
-    """A replica that flushes late, or an answer on its way, does not bring an erased user back."""
+    """A replica that flushes late, or an answer on its way, does not bring an erased user back, nor do the seconds in
+    which an answer could still be made of what was there.
+    """
     impressions, feedback = ImpressionLog(database), FeedbackLog(database)
     ben = Subject(SubjectKind.USER, "ben")
     impressions.append([SHOWN])
     assert feedback.delete_subject(ANN, SHOWN.time_us).impressions == 1
     late = replace(SHOWN, slate_id="late")
-    after = replace(SHOWN, slate_id="after", time_us=SHOWN.time_us + 1)
+    on_its_way = replace(SHOWN, slate_id="on-its-way", time_us=SHOWN.time_us + ERASED_FOR_US)
+    after = replace(SHOWN, slate_id="after", time_us=SHOWN.time_us + ERASED_FOR_US + 1)
     another = replace(SHOWN, slate_id="another", subject=ben)
-    impressions.append([late, after, another])
-    impressions.append([late])
-    assert [impressions.get(each.slate_id) for each in (late, after, another)] == [None, after, another]
+    impressions.append([late, on_its_way, after, another])
+    impressions.append([late, on_its_way])
+    found = [impressions.get(each.slate_id) for each in (late, on_its_way, after, another)]
+    assert found == [None, None, after, another]
     ImpressionLog(database, "other").append([late])
     assert impressions.count() == 2
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import Engine
+from sqlalchemy import Engine, delete
 
 from headwater_core import allocation, outcome_report, paging
 from headwater_core.attribution import attribution_token
-from headwater_core.database import Database
+from headwater_core.database import Database, advance
 from headwater_core.events import Event, Subject, SubjectKind
 from headwater_core.experiments import Assignment, Experiment
-from headwater_core.feedback_log import FeedbackLog, subject_hash
+from headwater_core.feedback_log import ERASURE, FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog, ShownItem
 from headwater_core.outcomes import Attributed, OutcomeLog
+from headwater_core.schema import events
 from headwater_core.tallies import Tallies
 
 SECOND_US = 1_000_000
 NOW_US = 1_700_000_000 * SECOND_US
 WINDOW_US = 3_600 * SECOND_US
 ANN = Subject(SubjectKind.USER, "ann")
+BEN = Subject(SubjectKind.USER, "ben")
 TEST = Experiment.from_dict(
     {
         "arms": [{"name": "a"}, {"name": "b"}],
@@ -299,6 +301,94 @@ def test_an_erased_user_leaves_nothing_but_totals(world: World) -> None:
     assert subject_hash(ANN) != subject_hash(Subject(SubjectKind.USER, "ben"))
     (tally,) = world.tallies.of("test")
     assert (tally.slates, tally.reward) == (2, 2.0)
+
+
+def erase_in_between(world: World, monkeypatch: pytest.MonkeyPatch, erase: Callable[[], object]) -> None:
+    """Erase once an attribution has read what it joins, and before it writes."""
+    read = world.outcomes._by_report
+
+    def read_then_erase(*args: Any) -> Any:
+        found = read(*args)
+        erase()
+        return found
+
+    monkeypatch.setattr(world.outcomes, "_by_report", read_then_erase)
+
+
+@pytest.mark.parametrize("actor", ["ann", "ben"])
+def test_who_is_erased_while_outcomes_are_found_does_not_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, actor: str
+) -> None:
+    """Neither by what the user did nor by what another did on the user's slate; others' outcomes are written."""
+    world.show("slate-1", "x", assignment=assigned("a"))
+    world.show("slate-2", "x", subject=BEN)
+    world.write("purchase", "x", "slate-1", user_id=actor)
+    world.write("purchase", "x", "slate-2", user_id="ben")
+    world.write("impression", "y")
+    erase_in_between(world, monkeypatch, lambda: world.log.delete_subject(ANN))
+    assert world.found(experiments={"test": TEST}) == [("slate-2", "x", "purchase")]
+    assert [each.slate_id for each in world.outcomes.between(NOW_US, NOW_US + WINDOW_US)] == ["slate-2"]
+    assert world.tallies.users("test") == {}
+    (tally,) = world.tallies.of("test")
+    assert (tally.slates, tally.reward) == (1, 0.0)
+    assert world.attribute() is None
+
+
+def test_events_erased_while_outcomes_are_found_leave_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a report leave what was joined to it."""
+    world.show("slate-1", "x", "y")
+    clicked = world.write("click", "x", "slate-1")
+    world.write("click", "y", "slate-1")
+    reported = world.write("impression", "z")
+    world.write("click", "z", at_s=2)
+    erase_in_between(world, monkeypatch, lambda: world.log.delete_events([clicked, reported]))
+    assert world.found() == [("slate-1", "y", "click")]
+
+
+def test_an_erasure_and_an_attribution_take_turns(world: World, database_url: str, database: Database) -> None:
+    """While an erasure is under way nothing is written that it would miss."""
+    world.show("slate-1", "x")
+    world.write("click", "x", "slate-1")
+    own = Database(database_url)
+    options = {"window_us": WINDOW_US, "grace_us": SECOND_US}
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            advance(connection, "default", ERASURE, 1)
+            attributing = pool.submit(OutcomeLog(own).attribute, {}, NOW_US + 10 * SECOND_US, **options)
+            connection.execute(delete(events))
+            assert not wait([attributing], timeout=0.3).done
+        attributing.result()
+    assert list(world.outcomes.between(NOW_US, NOW_US + WINDOW_US)) == []
+    own.close()
+
+
+def test_erased_events_take_their_outcomes_along(world: World) -> None:
+    """So that a user who is erased later leaves none; what was joined to a report goes with the report."""
+    world.show("slate-1", "x")
+    clicked = world.write("click", "x", "slate-1")
+    first, second = (world.write("impression", item_id) for item_id in "yz")
+    on_reports = [world.write("click", item_id, at_s=2) for item_id in "yz"]
+    world.attribute()
+
+    def left() -> set[tuple[str, str]]:
+        return {(each.slate_id, each.event_type) for each in world.outcomes.between(NOW_US, NOW_US + WINDOW_US)}
+
+    world.log.delete_events([clicked, on_reports[0]])
+    assert left() == {(first, "impression"), (second, "impression"), (second, "click")}
+    world.log.delete_events([second])
+    assert left() == {(first, "impression")}
+    world.log.delete_subject(ANN)
+    assert left() == set()
+
+
+def test_an_erased_event_that_bears_a_slates_name_leaves_the_slates_outcomes(world: World) -> None:
+    """Callers may name their events as they like."""
+    world.show("event-1", "x")
+    world.write("view", "x")
+    world.write("click", "x", "event-1")
+    world.attribute()
+    world.log.delete_events(["event-1"])
+    assert [each.slate_id for each in world.outcomes.between(NOW_US, NOW_US + WINDOW_US)] == ["event-1"]
 
 
 def test_old_outcomes_are_pruned_and_an_experiment_can_be_forgotten(world: World) -> None:

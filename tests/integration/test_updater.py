@@ -33,6 +33,7 @@ from headwater_core.text import text_hash
 from headwater_updater import heap
 from headwater_updater.daemon import Updater
 from headwater_updater.gate import GATE, Verdict
+from headwater_updater.held_out import is_held_out_user
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, now_us
 from headwater_updater.metrics import UpdaterMetrics
@@ -40,7 +41,7 @@ from headwater_updater.resources import Resources
 from headwater_updater.session import TrainingSession
 from headwater_updater.session_state import REPLAY
 from headwater_updater.status import read_status
-from tests.integration.updater_world import N_ITEMS, START_US, HashEncoder, World, make_world
+from tests.integration.updater_world import N_ITEMS, N_USERS, START_US, HashEncoder, World, make_world
 
 
 class Killed(BaseException):
@@ -329,6 +330,56 @@ def test_generations_name_no_user(bootstrapped: World) -> None:
     bootstrapped.events(1)
     bootstrapped.round()
     assert bootstrapped.manifest.watermark == 221
+
+
+LEARNED = next(f"user-{n}" for n in range(N_USERS) if not is_held_out_user(f"user-{n}"))
+
+
+def test_a_session_forgets_whom_it_cleaned(bootstrapped: World) -> None:
+    """Who returns after being erased is a new user, who repeats nothing."""
+    session = bootstrapped.resume()
+    same: dict[str, Any] = {"user": "gone", "item": "item-1", "event_time_us": START_US + 200 * 60_000_000}
+    bootstrapped.events(1, **same)
+    assert session.learn()
+    bootstrapped.resources.log.delete_subject(Subject(SubjectKind.USER, "gone"))
+    bootstrapped.events(1, **same)
+    assert session.learn()
+    assert bootstrapped.resources.log.rejection_counts() == {}
+
+
+def test_a_session_judges_by_no_erased_event(bootstrapped: World) -> None:
+    """A single one: neither as a target nor in the history of another."""
+    session = bootstrapped.resume()
+    bootstrapped.events(4, user=next(name for name in map(str, range(1000)) if is_held_out_user(name)))
+    assert session.learn()
+    with bootstrapped.lead() as leadership:
+        session.publish(leadership.lease)
+        assert bootstrapped.manifest.metrics["gate_new_targets"] == 4
+        bootstrapped.resources.log.delete_events(["e202"])
+        bootstrapped.events(1, user=LEARNED)
+        assert session.learn()
+        session.publish(leadership.lease)
+    assert bootstrapped.manifest.metrics["gate_new_targets"] == 3
+    assert 202 not in {event.position for each in session._gatekeeper.examples for event in each.events}
+
+
+def test_an_event_erased_after_it_was_read_is_not_learned(bootstrapped: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether with its user or by itself."""
+    log = bootstrapped.resources.log
+    bootstrapped.events(2, user=LEARNED)
+    bootstrapped.events(1, user="gone")
+    read_after = log.read_after
+
+    def read_then_erase(position: int, limit: int) -> list[LoggedEvent]:
+        read = read_after(position, limit)
+        log.delete_events(["e201"])
+        log.delete_subject(Subject(SubjectKind.USER, "gone"))
+        return read
+
+    session = bootstrapped.resume()
+    monkeypatch.setattr(log, "read_after", read_then_erase)
+    assert session.learn()
+    assert session._learned == [202]
 
 
 def state_bytes(world: World, name: str) -> bytes:

@@ -80,7 +80,7 @@ class Gatekeeper:
         self._gate.accept(self._judged)
 
     def forget(self) -> None:
-        """Drop the histories: somebody was erased, and what is still in the log is read again."""
+        """Drop the histories: something was erased, and what is still in the log is read again."""
         self._examples.clear()
 
     @property

@@ -18,7 +18,7 @@ from headwater_core.artifact_store import ArtifactStore
 from headwater_core.cleaning import Cleaner, count_by_rule
 from headwater_core.errors import ArtifactError
 from headwater_core.events import EventType, LoggedEvent
-from headwater_core.feedback_log import Rejection, subject_hash
+from headwater_core.feedback_log import Rejection
 from headwater_core.generation import LoadedGeneration
 from headwater_core.manifest import CHECKPOINT, CHECKPOINT_DELTA
 from headwater_core.ranker import Ranker
@@ -95,7 +95,6 @@ class TrainingSession:
         self._moved_visits: set[str] = set()
         self._oldest_live_us: int | None = None
         self._extra_metrics: dict[str, float] = {}
-        self._cleaner = Cleaner(settings.cleaning)
         self._publisher = Publisher(
             resources.store,
             resources.registry,
@@ -106,7 +105,7 @@ class TrainingSession:
         )
         self._gatekeeper = Gatekeeper(resources.log, learner, state.gate, settings)
         self._learned: list[int] = []  # positions since the last publication
-        self._warm_up_cleaner()
+        self._cleaner = self._warm_cleaner()
         self._has_changes = False
         self._told_of_unread_vectors = False
         self._ranker = Ranker() if published is None else Ranker.from_dict(published.manifest.ranker)
@@ -365,12 +364,14 @@ class TrainingSession:
         state = self._state
         return {**state.prequential.metrics(), **state.watch.metrics(self._settings.watch_targets)}
 
-    def _warm_up_cleaner(self) -> None:
-        """Let the cleaner remember what came before the offset, so that rules reach over a restart."""
+    def _warm_cleaner(self) -> Cleaner:
+        """A cleaner that remembers what the log has before the offset, so that rules reach over a restart."""
+        cleaner = Cleaner(self._settings.cleaning)
         lookback = self._settings.cleaning.remembered_events // 10
         events = self._resources.log.read_after(max(0, self.offset - lookback), lookback)
         past = [logged for logged in events if logged.position <= self.offset]
-        self._cleaner.clean(past, self._resources.event_types.all(), links_of(self._resources.log, past))
+        cleaner.clean(past, self._resources.event_types.all(), links_of(self._resources.log, past))
+        return cleaner
 
     def _follow(self, step: CatalogueStep) -> None:
         self._revision = step.revision
@@ -391,15 +392,16 @@ class TrainingSession:
             )
 
     def _not_erased(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
-        """The events less those whose subject was erased since they were read."""
-        erased: dict[bytes, int] = {}
-        while records := self._resources.log.erasures_after(self._state.erasure, _PAGE):
-            erased.update((record.subject_hash, record.position) for record in records if record.is_whole)
-            self._state.erasure = records[-1].number
-        if not erased:
+        """The events less those that were erased since they were read; what else is in memory of the erased goes."""
+        log = self._resources.log
+        erasure = _last_erasure(self._resources, self._state.erasure)
+        if erasure == self._state.erasure:
             return events
+        self._state.erasure = erasure
         self._gatekeeper.forget()
-        return [each for each in events if each.position > erased.get(subject_hash(each.event.subject), 0)]
+        self._cleaner = self._warm_cleaner()
+        left = {each.position for each in log.read_at([each.position for each in events])}
+        return [each for each in events if each.position in left]
 
     def _not_refused(self, events: list[LoggedEvent]) -> list[LoggedEvent]:
         """The events less those of candidates that the gate refused, and of what was taken back."""
@@ -504,8 +506,7 @@ def _content(store: ArtifactStore, generation: LoadedGeneration, name: str) -> b
         raise ArtifactError("read", str(path), str(error)) from error
 
 
-def _last_erasure(resources: Resources) -> int:
-    number = 0
+def _last_erasure(resources: Resources, number: int = 0) -> int:
     while records := resources.log.erasures_after(number, _PAGE):
         number = records[-1].number
     return number

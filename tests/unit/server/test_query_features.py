@@ -62,6 +62,15 @@ def test_the_queries_used_last_are_kept(encoder: Encoder) -> None:
     assert len(features(["d", "e", "f"])) == 3
 
 
+def test_no_query_is_kept_in_clear(encoder: Encoder) -> None:
+    """Whose a query was is not known here, so that erasing a user could not take it away."""
+    features = QueryFeatures(lambda: encoder)
+    features(["a rare disease"])
+    assert "a rare disease" not in repr(features._kept)
+    features(["a rare disease"])
+    assert encoder.asked == ["a rare disease"]
+
+
 def test_a_failure_is_noted_until_a_query_is_encoded_again(encoder: Encoder) -> None:
     """Whether the encoder cannot be loaded or breaks."""
 
