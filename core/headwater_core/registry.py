@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, tuple_, update
 
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
@@ -57,6 +57,7 @@ class GenerationRegistry:
     def __init__(self, database: Database, tenant: str = "default") -> None:
         self._database = database
         self._tenant = tenant
+        self._recorded = select(generations.c.number).where(generations.c.tenant == tenant)
 
     @repeated
     def allocate(self) -> int:
@@ -180,6 +181,28 @@ class GenerationRegistry:
             return self._earlier(connection, label, self._labels(connection).get(label, 0), limit)
 
     @repeated
+    def prune_history(self, limit: int) -> int:
+        """Forget at most `limit` of the times when a label named what is recorded no more; how many went.
+
+        A label's last stays in any case: the next is counted on from it.
+        """
+        last = label_history.alias()
+        last_step = (
+            select(func.max(last.c.step))
+            .where(last.c.tenant == label_history.c.tenant, last.c.label == label_history.c.label)
+            .scalar_subquery()
+        )
+        ours = label_history.c.tenant == self._tenant
+        key = label_history.c.label, label_history.c.step
+        idle = (
+            select(*key)
+            .where(ours, label_history.c.generation.not_in(self._recorded), label_history.c.step < last_step)
+            .limit(limit)
+        )
+        with self._database.write() as connection:
+            return connection.execute(delete(label_history).where(ours, tuple_(*key).in_(idle))).rowcount
+
+    @repeated
     def drop_label(self, label: str, *, expected: int, lease: Lease | None = None) -> None:
         """Let a label name nothing any more; nothing happens when there is none.
 
@@ -288,7 +311,6 @@ class GenerationRegistry:
         return {row.label: row.generation for row in rows}
 
     def _earlier(self, connection: Connection, label: str, before: int, limit: int) -> Sequence[int]:
-        recorded = select(generations.c.number).where(generations.c.tenant == self._tenant)
         statement = (
             select(label_history.c.generation)
             .distinct()
@@ -296,7 +318,7 @@ class GenerationRegistry:
                 label_history.c.tenant == self._tenant,
                 label_history.c.label == label,
                 label_history.c.generation < before,
-                label_history.c.generation.in_(recorded),
+                label_history.c.generation.in_(self._recorded),
             )
             .order_by(label_history.c.generation.desc())
             .limit(limit)
