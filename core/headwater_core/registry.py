@@ -114,13 +114,20 @@ class GenerationRegistry:
             return [_generation(row) for row in rows]
 
     @repeated
-    def delete(self, numbers: Collection[int]) -> int:
+    def delete(self, numbers: Collection[int], lease: Lease | None = None) -> int:
         """Forget generations; gives how many were known.
+
+        Args:
+            numbers: which.
+            lease: the lease under which the caller acts.
 
         Raises:
             ConflictError: a label names one of them; none is forgotten.
+            LeaseLostError: somebody acquired the lease since; none is forgotten.
         """
         with self._database.write() as connection:
+            if lease is not None:
+                hold(connection, self._tenant, lease)
             ours = generations.c.tenant == self._tenant
             for chunk in chunks(sorted(numbers)):
                 # Locked before the labels are read: no label can be pointed at one of them in between.
@@ -179,6 +186,16 @@ class GenerationRegistry:
         """Where a label can go back to: recorded generations below its present one that it has named, newest first."""
         with self._database.read() as connection:
             return self._earlier(connection, label, self._labels(connection).get(label, 0), limit)
+
+    def named(self) -> set[int]:
+        """The recorded generations that a label names or has named, less those that were taken back."""
+        statement = (
+            select(label_history.c.generation)
+            .distinct()
+            .where(label_history.c.tenant == self._tenant, label_history.c.generation.in_(self._recorded))
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(statement).scalars())
 
     @repeated
     def prune_history(self, limit: int) -> int:
