@@ -213,14 +213,23 @@ class ArtifactStore:
         """Remove a generation's manifest; its blobs go with the next collect_garbage."""
         self._remove(f"{self._root}/generations/{number}")
 
-    def collect_garbage(self, keep: set[int], grace_s: float = DEFAULT_GRACE_S) -> int:
+    def collect_garbage(
+        self,
+        keep: set[int],
+        grace_s: float = DEFAULT_GRACE_S,
+        last_seen: int = MAX_INT64,
+        seen_s: float | None = None,
+    ) -> int:
         """Delete the generations not in `keep` and the blobs that no remaining manifest names, local copies as well.
 
-        Whatever was written or put again within the grace stays: it may belong to a generation being published.
+        Whatever was written or put again within the grace, or since, stays: it may belong to a generation being
+        published.
 
         Args:
             keep: the generations that must stay.
             grace_s: how old a manifest or a blob must be before it may go.
+            last_seen: the newest generation that `keep` was chosen from; later ones stay.
+            seen_s: when it was chosen, in seconds since 1970 UTC; None: now.
 
         Returns:
             how many blobs were deleted.
@@ -228,19 +237,22 @@ class ArtifactStore:
         Raises:
             ArtifactError: when a remaining manifest cannot be read; then no blob is deleted.
         """
-        old_before_s = time.time() - grace_s
+        old_before_s = (time.time() if seen_s is None else seen_s) - grace_s
         named: dict[str, FileEntry] = {}
         for number in self.list_generations():
-            if number in keep or not self._is_older(self._manifest_path(number), old_before_s):
+            stays = number in keep or number > last_seen
+            if stays or not self._is_older(self._manifest_path(number), old_before_s):
                 named |= {entry.sha256: entry for entry in self.read_manifest(number).files.values()}
             else:
                 self.delete_generation(number)
         unnamed = [path for path in self._list("blobs") if Path(path).name not in named]
-        gone = [path for path in [*unnamed, *self._list("tmp")] if self._is_older(path, old_before_s)]
-        for path in gone:
-            self._remove(path)
+        gone = 0
+        for path in [*unnamed, *self._list("tmp")]:
+            if self._is_older(path, old_before_s):  # asked right before: another process may have put it again
+                self._remove(path)
+                gone += 1
         self.trim_cache(named.values(), grace_s)
-        return len(gone)
+        return gone
 
     # --- labels' mirror
 

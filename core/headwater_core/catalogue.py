@@ -26,7 +26,8 @@ MAX_TIME_US = 253_402_300_799_999_999
 """The end of the year 9999, the last a protobuf Timestamp can tell."""
 
 _ANALYSE_AT = 1_000
-_REVISION = "catalogue_revision"
+REVISION = "catalogue_revision"
+"""The counter of its changes: who holds it keeps the catalogue as it is."""
 _EMBEDDING_LENGTH = "embedding_length"
 # The paths of an update mask (the proto's names) and the field each one names.
 _MASKABLE = {
@@ -270,7 +271,7 @@ class Catalogue:
     def revision(self) -> int:
         """The catalogue's revision: it grows with every change; 0 before the first."""
         with self._database.read() as connection:
-            return current(connection, self._tenant, _REVISION)
+            return current(connection, self._tenant, REVISION)
 
     def embedding_length(self) -> int | None:
         """How many numbers every item's own embedding has; None before the first one is written."""
@@ -286,10 +287,10 @@ class Catalogue:
 
     def _lock(self, connection: Connection) -> int:
         # Held to the commit: changes become visible in the order of their revisions.
-        return advance(connection, self._tenant, _REVISION, 0)
+        return advance(connection, self._tenant, REVISION, 0)
 
     def _advance(self, connection: Connection, count: int) -> int:
-        return advance(connection, self._tenant, _REVISION, count)
+        return advance(connection, self._tenant, REVISION, count)
 
     def _check_embeddings(self, connection: Connection, batch: Sequence[Item]) -> None:
         length = 0

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, tuple_, update
 
 from headwater_core.database import Database, advance, chunks, current, insert
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
@@ -57,6 +57,7 @@ class GenerationRegistry:
     def __init__(self, database: Database, tenant: str = "default") -> None:
         self._database = database
         self._tenant = tenant
+        self._recorded = select(generations.c.number).where(generations.c.tenant == tenant)
 
     @repeated
     def allocate(self) -> int:
@@ -113,13 +114,20 @@ class GenerationRegistry:
             return [_generation(row) for row in rows]
 
     @repeated
-    def delete(self, numbers: Collection[int]) -> int:
+    def delete(self, numbers: Collection[int], lease: Lease | None = None) -> int:
         """Forget generations; gives how many were known.
+
+        Args:
+            numbers: which.
+            lease: the lease under which the caller acts.
 
         Raises:
             ConflictError: a label names one of them; none is forgotten.
+            LeaseLostError: somebody acquired the lease since; none is forgotten.
         """
         with self._database.write() as connection:
+            if lease is not None:
+                hold(connection, self._tenant, lease)
             ours = generations.c.tenant == self._tenant
             for chunk in chunks(sorted(numbers)):
                 # Locked before the labels are read: no label can be pointed at one of them in between.
@@ -178,6 +186,38 @@ class GenerationRegistry:
         """Where a label can go back to: recorded generations below its present one that it has named, newest first."""
         with self._database.read() as connection:
             return self._earlier(connection, label, self._labels(connection).get(label, 0), limit)
+
+    def named(self) -> set[int]:
+        """The recorded generations that a label names or has named, less those that were taken back."""
+        statement = (
+            select(label_history.c.generation)
+            .distinct()
+            .where(label_history.c.tenant == self._tenant, label_history.c.generation.in_(self._recorded))
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(statement).scalars())
+
+    @repeated
+    def prune_history(self, limit: int) -> int:
+        """Forget at most `limit` of the times when a label named what is recorded no more; how many went.
+
+        A label's last stays in any case: the next is counted on from it.
+        """
+        last = label_history.alias()
+        last_step = (
+            select(func.max(last.c.step))
+            .where(last.c.tenant == label_history.c.tenant, last.c.label == label_history.c.label)
+            .scalar_subquery()
+        )
+        ours = label_history.c.tenant == self._tenant
+        key = label_history.c.label, label_history.c.step
+        idle = (
+            select(*key)
+            .where(ours, label_history.c.generation.not_in(self._recorded), label_history.c.step < last_step)
+            .limit(limit)
+        )
+        with self._database.write() as connection:
+            return connection.execute(delete(label_history).where(ours, tuple_(*key).in_(idle))).rowcount
 
     @repeated
     def drop_label(self, label: str, *, expected: int, lease: Lease | None = None) -> None:
@@ -288,7 +328,6 @@ class GenerationRegistry:
         return {row.label: row.generation for row in rows}
 
     def _earlier(self, connection: Connection, label: str, before: int, limit: int) -> Sequence[int]:
-        recorded = select(generations.c.number).where(generations.c.tenant == self._tenant)
         statement = (
             select(label_history.c.generation)
             .distinct()
@@ -296,7 +335,7 @@ class GenerationRegistry:
                 label_history.c.tenant == self._tenant,
                 label_history.c.label == label,
                 label_history.c.generation < before,
-                label_history.c.generation.in_(recorded),
+                label_history.c.generation.in_(self._recorded),
             )
             .order_by(label_history.c.generation.desc())
             .limit(limit)

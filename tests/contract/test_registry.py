@@ -5,10 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import select
 
 from headwater_core.database import Database
 from headwater_core.errors import ConflictError, InvalidFieldError, LeaseLostError, NotFoundError
 from headwater_core.registry import GenerationRecord, GenerationRegistry, Lease
+from headwater_core.schema import label_history
 
 NOW_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
@@ -74,6 +76,11 @@ class TestGenerations:
         registry.set_label("stable", 2)
         with pytest.raises(ConflictError):
             registry.delete([1, 2])
+        assert registry.get(1) is not None
+        lost = leased(registry, "asleep")
+        leased(registry, "successor", NOW_US + 11 * SECOND_US)
+        with pytest.raises(LeaseLostError):
+            registry.delete([1, 3], lost)
         assert registry.get(1) is not None
         assert registry.delete([1, 3, 77]) == 2
         assert [each.number for each in registry.list(None, 10)] == [2]
@@ -144,6 +151,33 @@ class TestLabels:
         with pytest.raises(NotFoundError):
             registry.rollback("stable")
         assert registry.labels()["stable"] == 1
+
+    def test_the_history_of_forgotten_generations_goes(self, database: Database, registry: GenerationRegistry) -> None:
+        """A chunk at a time; what can be gone back to stays, and each label's last step."""
+        for number in range(1, 8):
+            registry.record(generation(number))
+            registry.set_label("stable", number)
+        registry.set_label("canary", 6)
+        registry.drop_label("canary", expected=6)
+        registry.delete([1, 2, 3, 6])
+        assert registry.named() == {4, 5, 7}
+        assert [registry.prune_history(3), registry.prune_history(3), registry.prune_history(3)] == [3, 1, 0]
+        with database.read() as connection:
+            left = connection.execute(select(label_history.c.label, label_history.c.step).order_by(*label_history.c))
+            assert left.all() == [("canary", 1), ("stable", 4), ("stable", 5), ("stable", 7)]
+        assert registry.earlier("stable", 9) == [5, 4]
+        assert registry.rollback("stable") == (5, 7)
+
+    def test_generations_that_were_named_are_told_from_others(self, registry: GenerationRegistry) -> None:
+        """By any label at any time, less what was taken back and what is recorded no more."""
+        for number in range(1, 7):
+            registry.record(generation(number))
+        for number in (1, 2, 3, 5):
+            registry.set_label("stable", number)
+        registry.set_label("canary", 6)
+        registry.take_back("stable", 3, expected=5)
+        registry.delete([1])
+        assert registry.named() == {2, 3, 6}
 
     def test_what_was_taken_back_is_not_gone_back_to(self, registry: GenerationRegistry) -> None:
         """As if the label had never named it; under the lease and from where the caller thinks it is, or not at all."""

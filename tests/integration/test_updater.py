@@ -32,7 +32,7 @@ from headwater_core.registry import STABLE, GenerationRecord, GenerationRegistry
 from headwater_core.text import text_hash
 from headwater_updater import heap
 from headwater_updater.daemon import Updater
-from headwater_updater.gate import GATE, Verdict
+from headwater_updater.gate import GATE, CandidateRefusedError, Verdict
 from headwater_updater.held_out import is_held_out_user
 from headwater_updater.learner import Learner
 from headwater_updater.lease import LEASE_NAME, now_us
@@ -419,6 +419,74 @@ def test_old_generations_go_and_named_ones_stay(bootstrapped: World) -> None:
         LoadedGeneration.load(world.resources.store, number)
 
 
+def refuse_candidate(world: World, monkeypatch: pytest.MonkeyPatch, store: ArtifactStore | None = None) -> None:
+    """A process that learns what is new, which the gate does not let pass."""
+    session = replace(world, resources=replace(world.resources, store=store or world.resources.store)).resume()
+    monkeypatch.setattr(session._gatekeeper, "verdict", lambda: Verdict([], "worse"))
+    session.learn()
+    with world.lead() as leadership, pytest.raises(CandidateRefusedError):
+        session.publish(leadership.lease)
+
+
+def test_refused_candidates_go_and_what_served_stays(bootstrapped: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the gate keeps refusing, the store does not grow, and what can be gone back to is not pushed out of it."""
+    world = replace(bootstrapped, settings=bootstrapped.settings.model_copy(update={"keep_generations": 3}))
+    for _ in range(3):
+        world.events(3)
+        world.round()
+    served = world.stable
+    for _ in range(5):
+        world.events(3)
+        refuse_candidate(world, monkeypatch)
+    kept = [record.number for record in world.resources.registry.list(None, 100)]
+    assert kept == [served + 5, served + 4, served, served - 1, served - 2, served - 3]  # the last: the watch's
+    assert world.resources.store.list_generations() == sorted(kept)
+    LoadedGeneration.load(world.resources.store, served)
+
+
+class FullStore(ArtifactStore):
+    """A store whose disk is full by the time when the manifest is written."""
+
+    def write_manifest(self, number: int, manifest: Manifest) -> None:
+        raise ArtifactError("write", str(number), "No space left on device")
+
+
+def full_store(world: World) -> FullStore:
+    return FullStore(world.settings.store_url, world.settings.tenant)
+
+
+def test_what_was_refused_is_on_record_though_the_store_is_full(
+    bootstrapped: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the same events would be learned and refused for ever; what the candidate left half-written goes."""
+    blobs = set((Path(bootstrapped.settings.store_url) / "default" / "blobs").iterdir())
+    bootstrapped.events(20)
+    with capture_logs() as logs:
+        refuse_candidate(bootstrapped, monkeypatch, full_store(bootstrapped))
+    assert set((Path(bootstrapped.settings.store_url) / "default" / "blobs").iterdir()) == blobs
+    assert [each["reason"] for each in logs if each["event"] == "candidate_not_kept"]
+    rejections = read_status(bootstrapped.resources.database, "default", now_us()).rejections
+    assert rejections[GATE] > 0
+    bootstrapped.round()
+    learner = Learner.load_state(bootstrapped.checkpoint())
+    assert (bootstrapped.manifest.watermark, float(np.sum(learner.counts))) == (220, 200.0)
+
+
+def test_what_could_not_be_published_leaves_no_files(bootstrapped: World) -> None:
+    """A store that fills up gets room again by itself, without a publication that succeeds."""
+    folder = Path(bootstrapped.settings.store_url) / "default" / "blobs"
+    before = set(folder.iterdir())
+    bootstrapped.events(20)
+    full = replace(bootstrapped, resources=replace(bootstrapped.resources, store=full_store(bootstrapped)))
+    session = full.resume()
+    session.learn()
+    with bootstrapped.lead() as leadership, pytest.raises(ArtifactError, match="No space"):
+        session.publish(leadership.lease)
+    assert set(folder.iterdir()) == before
+    bootstrapped.round()
+    assert bootstrapped.manifest.watermark == 220
+
+
 def test_a_rolled_back_label_is_respected(bootstrapped: World) -> None:
     """When an operator moves the label, a publish on top of another generation is refused; training resumes from it."""
     first = bootstrapped.stable
@@ -537,8 +605,8 @@ class DyingStore(ArtifactStore):
     def mirror_label(self, label: str, number: int) -> None:
         self._survive(lambda: super(DyingStore, self).mirror_label(label, number))
 
-    def collect_garbage(self, keep: set[int], grace_s: float = 0.0) -> int:
-        return self._survive(lambda: super(DyingStore, self).collect_garbage(keep, grace_s))  # type: ignore[no-any-return]
+    def collect_garbage(self, *arguments: Any) -> int:
+        return self._survive(lambda: super(DyingStore, self).collect_garbage(*arguments))  # type: ignore[no-any-return]
 
 
 class DyingRegistry(GenerationRegistry):

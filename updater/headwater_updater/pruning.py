@@ -1,4 +1,4 @@
-"""What the database may forget with time: ids of old events, old impressions, where it is wanted old events."""
+"""What the database may forget: old ids, impressions and, where it is wanted, events; what nothing names any more."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
+from headwater_core.feature_pruning import FeaturePruning
 from headwater_core.log_pruning import LogPruning
 from headwater_updater.resources import Resources
 from headwater_updater.settings import UpdaterSettings
@@ -26,7 +27,7 @@ class _Task(NamedTuple):
 
 
 class Pruner:
-    """Forgets what is past its time, hourly and in chunks. For the updater that leads."""
+    """Forgets what is past its time, hourly and in chunks; daily what no item needs. For the updater that leads."""
 
     def __init__(self, resources: Resources, settings: UpdaterSettings) -> None:
         """Forget from these resources what the settings do not want to be kept."""
@@ -34,11 +35,14 @@ class Pruner:
             _Task("event_ids", settings.event_id_retention_days * _DAY_US, resources.log.prune_event_ids),
             _Task("impressions", settings.impression_retention_days * _DAY_US, resources.impressions.prune),
             _Task("outcomes", settings.impression_retention_days * _DAY_US, resources.outcomes.prune),
+            _Task("label_history", 0, lambda _, limit: resources.registry.prune_history(limit)),
         ]
         if settings.event_retention_days is not None:
             pruning = LogPruning(resources.database, settings.tenant)
             self._tasks.append(_Task("events", settings.event_retention_days * _DAY_US, pruning.prune))
         self._due_us = dict.fromkeys((task.rows for task in self._tasks), 0)
+        self._features = FeaturePruning(resources.database, settings.tenant)
+        self._features_due_us = 0
 
     def step(self, now_us: int) -> None:
         """Delete a chunk of each table that is due; one that had more than a chunk is due again at once.
@@ -52,5 +56,13 @@ class Pruner:
             gone = task.prune(now_us - task.retention_us, CHUNK_ROWS)
             if gone < CHUNK_ROWS:
                 self._due_us[task.rows] = now_us + _INTERVAL_US
-            if gone:
-                _log.info("pruned", rows=task.rows, count=gone)
+            self._tell(task.rows, gone)
+        if now_us >= self._features_due_us:
+            features = self._features.step(CHUNK_ROWS)
+            if features.is_last:
+                self._features_due_us = now_us + _DAY_US
+            self._tell("text_features", features.gone)
+
+    def _tell(self, rows: str, gone: int) -> None:
+        if gone:
+            _log.info("pruned", rows=rows, count=gone)

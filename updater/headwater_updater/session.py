@@ -91,6 +91,7 @@ class TrainingSession:
         self._revision = catalogue_revision
         self._published = published
         self._release = Release(resources, metrics, state.watch, labelled)
+        self._reference = state.watch.reference  # as the next session would find it, were nothing published any more
         self._changed: set[str] = set()
         self._moved_visits: set[str] = set()
         self._oldest_live_us: int | None = None
@@ -327,29 +328,41 @@ class TrainingSession:
             )
             if not verdict.passes:
                 self._refuse(draft, verdict, lease)
-            self._published = self._publisher.publish(
-                draft, self._published, label=self._release.label, expected=self._release.number, lease=lease
-            )
+            try:
+                self._published = self._publisher.publish(
+                    draft, self._published, label=self._release.label, expected=self._release.number, lease=lease
+                )
+            except ArtifactError:
+                self._retire(lease)  # a full disk may have room for the next try then
+                raise
         self._gatekeeper.accepted()
         self._release.number, self._number = self._published.manifest.number, None
+        self._reference = self._state.watch.reference
         self._metrics.published.labels("full" if self._published.manifest.full else "fast").inc()
         if self._oldest_live_us is not None:
             self._metrics.freshness_s.observe((now_us() - self._oldest_live_us) / 1_000_000)
         self._changed, self._moved_visits, self._learned = set(), set(), []
         self._oldest_live_us, self._extra_metrics, self._has_changes = None, {}, False
         self._report()
-        self._retire()
+        self._retire(lease)
 
     def _refuse(self, draft: Draft, verdict: Verdict, lease: Lease) -> NoReturn:
-        """Keep the candidate aside, and its events: who goes on from the last good state passes over them.
+        """Put the candidate's events on record, and it aside: who goes on from the last good state passes over them.
 
-        Under the lease: whoever leads now may not have read them yet, and no candidate of its own was refused.
+        The record first: where the store takes no file, the same events would be learned and refused for ever. Under
+        the lease: whoever leads now may not have read them yet, and no candidate of its own was refused.
         """
-        number = self._publisher.keep_aside(draft, self._published, verdict.reason)
         refused = [Rejection(position, GATE, verdict.reason) for position in self._learned]
         self._resources.log.reject(refused, lease)
         self._metrics.refused.inc()
-        _log.error("candidate_refused", generation=number, events=len(self._learned), reason=verdict.reason)
+        _log.error("candidate_refused", events=len(self._learned), reason=verdict.reason)
+        try:
+            number = self._publisher.keep_aside(draft, self._published, verdict.reason)
+        except ArtifactError as error:
+            _log.warning("candidate_not_kept", reason=str(error))
+        else:
+            _log.info("candidate_kept_aside", generation=number)
+        self._retire(lease)
         raise CandidateRefusedError(verdict.reason)
 
     def _choose_reference(self) -> None:
@@ -454,14 +467,14 @@ class TrainingSession:
     def _load_reference(self, number: int) -> Learner:
         return _load_training(self._resources, self._settings, LoadedGeneration.load(self._resources.store, number))[0]
 
-    def _retire(self) -> None:
+    def _retire(self, lease: Lease) -> None:
         settings, resources = self._settings, self._resources
         keep, grace_s = settings.keep_generations, settings.garbage_grace_s
         try:
-            needed = {self._state.watch.reference}
-            gone = retire(resources.store, resources.registry, keep, grace_s, now_us(), needed)
+            needed = {self._reference, self._state.watch.reference}
+            gone = retire(resources.store, resources.registry, keep, grace_s, now_us(), needed, lease)
         except ArtifactError as error:
-            # What was published stands; what should have gone goes another time.
+            # What was done before stands; what should have gone goes another time.
             _log.warning("retention_failed", reason=str(error))
         else:
             _log.debug("generations_retired", generations=gone)

@@ -102,7 +102,7 @@ class UpdaterSettings(CoreSettings):
     fold_share: float = Field(default=0.2, gt=0, le=1)
     """When the delta passes this share of the base, it is folded into new base shards."""
     keep_generations: int = Field(default=5, ge=2)
-    """The newest generations that stay, beside those that a label names or a server holds."""
+    """The newest generations that stay, of those that served, beside those that a label names or a server holds."""
     garbage_grace_s: float = Field(default=60.0, ge=0)
     """Files younger than this are never collected."""
     event_id_retention_days: int = Field(default=30, ge=1, le=36_500)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import func, select
 
+from headwater_core.catalogue import Item
 from headwater_core.database import advance
 from headwater_core.events import Event
+from headwater_core.features import FeatureStore
 from headwater_core.impressions import Impression
 from headwater_core.outcomes import OFFSET
 from headwater_core.registry import GenerationRecord
+from headwater_core.schema import label_history
 from headwater_updater import pruning
 from headwater_updater.pruning import Pruner
 from headwater_updater.resources import Resources
@@ -101,3 +106,33 @@ def test_events_go_when_that_is_wanted(resources: Resources, settings: UpdaterSe
     assert len(resources.log.read_after(0, 10)) == 4
     Pruner(resources, settings.model_copy(update={"event_retention_days": 7})).step(NOW_US)
     assert [each.position for each in resources.log.read_after(0, 10)] == [3, 4]
+
+
+def test_what_nobody_names_goes(resources: Resources, settings: UpdaterSettings) -> None:
+    """Features of texts that no item has any more, daily, and the label's history of forgotten generations, hourly."""
+    features = FeatureStore(resources.database, settings.tenant)
+    resources.catalogue.upsert([Item("a", "new text")], None, NOW_US)
+    keys = [hashlib.sha256(text.encode()).digest() for text in ("old text", "new text")]
+    pruner = Pruner(resources, settings)
+
+    def forgotten(number: int) -> None:
+        features.put("x/mean", {key: np.ones(2, np.float16) for key in keys})
+        for each in (number, number + 1):
+            resources.registry.record(GenerationRecord(each, 0, True, NOW_US, 4, 0, 0, 8, 0))
+            resources.registry.set_label("stable", each)
+        resources.registry.delete([number])
+
+    def step(now_us: int) -> tuple[int, int]:
+        """How many texts' features and steps of the history are left."""
+        for _ in range(3):
+            pruner.step(now_us)
+        with resources.database.read() as connection:
+            steps = connection.execute(select(func.count()).select_from(label_history)).scalar_one()
+        return len(features.get("x/mean", keys)), steps
+
+    forgotten(1)
+    assert step(NOW_US) == (1, 1)
+    forgotten(3)
+    assert step(NOW_US + HOUR_US - 1) == (2, 3)
+    assert step(NOW_US + HOUR_US) == (2, 2)
+    assert step(NOW_US + DAY_US) == (1, 2)
