@@ -31,26 +31,30 @@ class LogPruning:
             return self._read_by_all(connection)
 
     @repeated
-    def prune(self, before_us: int, limit: int) -> int:
+    def prune(self, before_us: int, limit: int, now_us: int) -> int:
         """Forget at most `limit` of the oldest events, and their rejections; how many events went.
 
         It ends at the first, in the order of positions, that was received at `before_us` or later or that not everybody
         has read: so the log always begins somewhere and is whole from there. Positions and ids stay used.
 
+        One that was received later than now was received by a clock that was ahead: it is as old as the next that was
+        not, and goes with that.
+
         Args:
-            before_us: only events received before this time go.
+            before_us: only events received before this time go, microseconds since 1970 UTC.
             limit: so many at once, so that no transaction is long.
+            now_us: microseconds since 1970 UTC.
         """
         with self._database.write() as connection:
             last = self._read_by_all(connection)
-            oldest = (
-                select(events.c.position, events.c.received_time_us)
-                .where(events.c.tenant == self._tenant, events.c.position > self._pruned_to, events.c.position <= last)
-                .order_by(events.c.position)
-                .limit(limit)
-            )
-            gone = [row.position for row in takewhile(lambda row: row[1] < before_us, connection.execute(oldest))]
-            if gone:
+            left = events.c.tenant == self._tenant, events.c.position > self._pruned_to, events.c.position <= last
+            oldest = select(events.c.position, events.c.received_time_us).order_by(events.c.position).limit(limit)
+            dated = connection.execute(oldest.where(*left, events.c.received_time_us <= now_us))
+            old = [row.position for row in takewhile(lambda row: row.received_time_us < before_us, dated)]
+            gone: list[int] = []
+            if old:
+                up_to_the_last = oldest.where(*left, events.c.position <= old[-1])
+                gone = [row.position for row in connection.execute(up_to_the_last)]
                 for table in (events, rejections):
                     up_to_there = table.c.position.between(self._pruned_to + 1, gone[-1])
                     connection.execute(delete(table).where(table.c.tenant == self._tenant, up_to_there))

@@ -19,6 +19,7 @@ from headwater_core.events import IMPRESSION, LoggedEvent
 from headwater_core.experiments import Assignment, Experiment
 from headwater_core.feedback_log import ERASURE, FeedbackLog, subject_hash
 from headwater_core.impressions import Impression, ImpressionLog
+from headwater_core.log_writing import POSITION
 from headwater_core.paging import read_pages
 from headwater_core.repeating import repeated
 from headwater_core.schema import REPORTED, REPORTS, events, impressions, outcomes
@@ -73,6 +74,12 @@ class OutcomeLog:
         self._log = FeedbackLog(database, tenant)
         self._impressions = ImpressionLog(database, tenant)
 
+    def lag(self) -> int:
+        """How many positions of the log nobody has looked at yet."""
+        with self._database.read() as connection:
+            offset = current(connection, self._tenant, OFFSET)  # first: it never passes the head
+            return current(connection, self._tenant, POSITION) - offset
+
     @repeated
     def attribute(
         self,
@@ -93,14 +100,15 @@ class OutcomeLog:
             experiments: what slates may earn, by name.
             now_us: microseconds since 1970 UTC.
             window_us: how long after a slate was shown its events count.
-            grace_us: how long events wait, so that their slates, which are written behind the answer, are there.
+            grace_us: how long events wait, so that their slates, which are written behind the answer, are there. What a
+                clock that was ahead says was received later than now does not wait: all behind it would, too.
             limit: so many events at once, at most.
         """
         with self._database.read() as connection:
             offset = current(connection, self._tenant, OFFSET)
         read = self._log.read_after(offset, limit)
-        ready = next((place for place, each in enumerate(read) if each.received_time_us > now_us - grace_us), len(read))
-        read = read[:ready]
+        waits = (now_us - grace_us < each.received_time_us <= now_us + _SKEW_US for each in read)
+        read = read[: next((place for place, each_waits in enumerate(waits) if each_waits), len(read))]
         if not read:
             return None
         live = [each for each in read if not each.event.backfill and each.event.item_id]

@@ -47,6 +47,7 @@ class Attributor:
                 return
 
     def _attribute(self) -> Attributed | None:
+        self._metrics.attribution_lag.set(self._outcomes.lag())
         return self._outcomes.attribute(
             self._book.experiments,
             self._now_us(),

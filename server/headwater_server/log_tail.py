@@ -108,9 +108,14 @@ class Backlog:
     def add(self, position: int, received_time_us: int) -> None:
         """Note an event's arrival."""
         self._head = position
+        first = position
+        # The log is in the order of arrival: before this one arrived whatever a clock that was ahead says came later.
+        while self._times_us and self._times_us[-1] > received_time_us:
+            first = self._positions.pop()
+            self._times_us.pop()
         if self._times_us and received_time_us - self._times_us[-1] < self._resolution_us:
             return
-        self._positions.append(position)
+        self._positions.append(first)
         self._times_us.append(received_time_us)
         if len(self._positions) > self._capacity:
             del self._positions[: self._capacity // 2]

@@ -79,6 +79,11 @@ class ServerMetrics:
             ["reason"],
             registry=self.registry,
         )
+        self.attribution_lag = Gauge(
+            "headwater_attribution_lag_events",
+            "Positions between the log's head and where it is joined to what was shown; of the first worker.",
+            registry=self.registry,
+        )
         self.slates = Counter(
             "headwater_experiment_slates",
             "Slates, by experiment and arm; an interleaved one counts for each arm that has a place.",

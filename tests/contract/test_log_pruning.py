@@ -47,10 +47,23 @@ def test_the_oldest_go_up_to_the_first_that_stays(database: Database) -> None:
     learn(database, 7)
     attribute(database, 7)
     pruning = LogPruning(database)
-    assert [pruning.prune(NOW_US + 10, 2) for _ in range(3)] == [2, 1, 0]
+    assert [pruning.prune(NOW_US + 10, 2, NOW_US + 100) for _ in range(3)] == [2, 1, 0]
     assert left(database) == [4, 5, 6, 7]
-    assert pruning.prune(NOW_US + 55, 10) == 3
+    assert pruning.prune(NOW_US + 55, 10, NOW_US + 100) == 3
     assert left(database) == [7]
+
+
+def test_what_a_clock_far_ahead_wrote_goes_with_what_is_around_it(database: Database) -> None:
+    """In chunks, too, and not before the next of those events whose age is known."""
+    years = 10**15
+    write(database, [0, years, years, 1, years, 2, years, 50, years])
+    learn(database, 9)
+    attribute(database, 9)
+    pruning = LogPruning(database)
+    assert [pruning.prune(NOW_US + 10, 2, NOW_US + 100) for _ in range(4)] == [2, 2, 2, 0]
+    assert left(database) == [7, 8, 9]
+    assert pruning.prune(NOW_US + 55, 10, NOW_US + 100) == 2
+    assert left(database) == [9]
 
 
 def test_what_was_pruned_was_there(database: Database) -> None:
@@ -60,7 +73,7 @@ def test_what_was_pruned_was_there(database: Database) -> None:
     log.reject([Rejection(2, "robot", "…"), Rejection(3, "robot", "…")])
     learn(database, 3)
     attribute(database, 3)
-    assert LogPruning(database).prune(NOW_US + 1, 10) == 2
+    assert LogPruning(database).prune(NOW_US + 1, 10, NOW_US + 5) == 2
     again = Event("e1", "click", "ann", item_id="item", event_time_us=NOW_US + 1)
     assert log.append([again], NOW_US) == [AppendResult(AppendOutcome.DUPLICATE, 1)]
     assert log.head() == 3
@@ -93,14 +106,14 @@ def test_what_somebody_has_still_to_read_stays(
     attribute(database, attributed)
     pruning = LogPruning(database)
     assert pruning.read_by_all() == gone
-    assert pruning.prune(NOW_US + 1_000, 100) == gone
+    assert pruning.prune(NOW_US + 1_000, 100, NOW_US + 1_000) == gone
     assert left(database) == list(range(gone + 1, 6))
     assert len(FeedbackLog(database, "other").read_after(0, 10)) == 3
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pruning_at_any_moment(database: Database, seed: int) -> None:
-    """Writing, learning, forgetting generations, attributing, erasing and pruning, in any order."""
+    """Writing, learning, retiring generations, attributing, erasing, pruning, in any order; some clocks are ahead."""
     chooser = random.Random(seed)
     log, registry, pruning = FeedbackLog(database), GenerationRegistry(database), LogPruning(database)
     received: dict[int, int] = {}
@@ -111,7 +124,7 @@ def test_pruning_at_any_moment(database: Database, seed: int) -> None:
         match chooser.choice(["write", "learn", "retire", "attribute", "erase", "prune", "prune"]):
             case "write":
                 head = log.head()
-                times = [step + chooser.randint(-2, 2) for _ in range(chooser.randint(1, 4))]
+                times = [step + chooser.choice([-2, -1, 0, 1, 2, 1_000]) for _ in range(chooser.randint(1, 4))]
                 write(database, times)
                 received.update(enumerate(times, start=head + 1))
                 kept.update(range(head + 1, head + 1 + len(times)))
@@ -132,13 +145,11 @@ def test_pruning_at_any_moment(database: Database, seed: int) -> None:
                 kept.discard(position)
             case "prune":
                 before, limit = chooser.randint(0, step + 1), chooser.randint(1, 5)
-                gone = pruning.prune(NOW_US + before, limit)
+                gone = pruning.prune(NOW_US + before, limit, NOW_US + step + 2)
                 went = kept - set(left(database))
                 assert len(went) == gone <= limit
-                assert all(
-                    position <= min(offset, *watermarks.values(), log.head()) and received[position] < before
-                    for position in went
-                )
+                assert all(position <= min(offset, *watermarks.values(), log.head()) for position in went)
+                assert not any(before <= received[position] <= step + 2 for position in went)
                 kept -= went
                 assert not went or max(went) < min(kept, default=log.head() + 1)
         assert left(database) == sorted(kept)

@@ -176,6 +176,21 @@ def test_events_wait_for_their_slates(world: World) -> None:
     assert world.found(at_s=2.0) == [("slate-1", "x", "click")]
 
 
+def test_a_servers_clock_that_was_ahead_stops_nothing(world: World) -> None:
+    """What it received later than now is looked at, with all behind it; within the clocks' differences it waits."""
+    world.show("slate-1", "x", "y", "z")
+    world.write("click", "x", "slate-1", at_s=3_000)
+    world.write("click", "y", "slate-1", at_s=1)
+    world.write("click", "z", "slate-1", at_s=14)
+    world.write("like", "x", "slate-1", at_s=2)
+    assert world.outcomes.lag() == 4
+    assert world.found(at_s=10) == [("slate-1", "x", "click"), ("slate-1", "y", "click")]
+    assert world.outcomes.lag() == 2
+    assert world.attribute(at_s=14) is None
+    assert world.found(at_s=15) == [("slate-1", "z", "click"), ("slate-1", "x", "like")]
+    assert world.outcomes.lag() == 0
+
+
 def test_what_callers_report_is_joined_without_a_token(world: World) -> None:
     """To the latest impression of the user on the item, within the window; the report itself counts as shown."""
     first = world.write("impression", "x", at_s=1, slate_position=3)

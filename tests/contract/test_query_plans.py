@@ -75,7 +75,7 @@ def writing(database: Database) -> dict[str, Callable[[], object]]:
         "erase": lambda: log.delete_events(["event-5"]),
         "erase a subject": lambda: log.delete_subject(TYPICAL),
         "prune ids": lambda: log.prune_event_ids(old_us, 100),
-        "prune": lambda: LogPruning(database).prune(old_us, 100),
+        "prune": lambda: LogPruning(database).prune(old_us, 100, now_us),
     }
 
 

@@ -1009,7 +1009,7 @@ def test_learning_goes_on_with_a_pruned_log(bootstrapped: World) -> None:
     pruning = LogPruning(world.resources.database)
     learned = pruning.read_by_all()
     assert learned >= 200
-    assert pruning.prune(now_us(), 10_000) == learned
+    assert pruning.prune(now_us(), 10_000, now_us()) == learned
     assert world.resources.log.read_after(0, 1)[0].position == learned + 1
     world.events(60)
     world.round()

@@ -39,7 +39,14 @@ class Pruner:
         ]
         if settings.event_retention_days is not None:
             pruning = LogPruning(resources.database, settings.tenant)
-            self._tasks.append(_Task("events", settings.event_retention_days * _DAY_US, pruning.prune))
+            retention_us = settings.event_retention_days * _DAY_US
+            self._tasks.append(
+                _Task(
+                    "events",
+                    retention_us,
+                    lambda before_us, limit: pruning.prune(before_us, limit, before_us + retention_us),
+                )
+            )
         self._due_us = dict.fromkeys((task.rows for task in self._tasks), 0)
         self._features = FeaturePruning(resources.database, settings.tenant)
         self._features_due_us = 0

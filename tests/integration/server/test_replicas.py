@@ -142,7 +142,7 @@ async def test_servers_go_on_with_a_pruned_log(
     with database.write() as connection:
         advance(connection, "default", OFFSET, 3)
         connection.exec_driver_sql("UPDATE generations SET watermark = 3")
-    assert LogPruning(database).prune(rooms.now_us(), 10) == 3
+    assert LogPruning(database).prune(rooms.now_us(), 10, rooms.now_us()) == 3
     third = Pair(pair.first, await start_server(settings), pair.to_first, None)  # type: ignore[arg-type]
     third = third._replace(to_second=connect(third.second))
     token = await pair.write(event("love-00"))

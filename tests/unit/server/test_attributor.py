@@ -37,9 +37,10 @@ async def test_a_step_ends_where_events_must_wait(tmp_path: Path) -> None:
 
     write(1_500, NOW_US - 10 * SECOND_US)
     write(100, NOW_US)  # just now: their slates may still be on their way
-    attributor = Attributor(
-        OutcomeLog(database), ExperimentBook(), run, ServerMetrics(), lambda: NOW_US, 3_600 * SECOND_US
-    )
+    metrics = ServerMetrics()
+    attributor = Attributor(OutcomeLog(database), ExperimentBook(), run, metrics, lambda: NOW_US, 3_600 * SECOND_US)
     await attributor.step()
     assert looks == 2
     assert database.counters("default")[OFFSET] == 1_500
+    await attributor.step()
+    assert metrics.registry.get_sample_value("headwater_attribution_lag_events") == 100

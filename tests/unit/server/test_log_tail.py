@@ -153,6 +153,14 @@ def test_staleness_is_the_wait_of_the_first_event_not_learned() -> None:
     assert backlog.staleness_us(0, 50) == 0
 
 
+def test_a_clock_that_was_ahead_hides_no_wait() -> None:
+    """What it says came later came no later than what is behind it; arrivals after it are noted."""
+    backlog = Backlog(resolution_us=10)
+    for position, time_us in enumerate((100, 9_000, 9_500, 200, 205, 300), start=1):
+        backlog.add(position, time_us)
+    assert [backlog.staleness_us(watermark, 1_000) for watermark in range(7)] == [900, 800, 800, 800, 800, 700, 0]
+
+
 def test_a_backlog_is_bounded() -> None:
     """The oldest arrivals are forgotten; the staleness is then a lower bound."""
     backlog = Backlog(resolution_us=1, capacity=10)
