@@ -7,12 +7,13 @@ before it returns (synchronous=FULL).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ import sqlalchemy
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, Table, event, exc, make_url
 from sqlalchemy.dialects import postgresql, sqlite
@@ -74,6 +77,13 @@ _REASONS: dict[object, str] = {
     "25006": "the database is read-only",
 }
 """By SQLite's primary result code and by SQLSTATE."""
+_AS_SQLITE_SAYS = {
+    errno.ENOSPC: sqlite3.SQLITE_FULL,
+    errno.EDQUOT: sqlite3.SQLITE_FULL,
+    errno.EROFS: sqlite3.SQLITE_READONLY,
+    errno.EIO: sqlite3.SQLITE_IOERR,
+}
+"""What SQLite calls such an error of its own files; any other of the lock's is that it cannot be opened."""
 
 # Any number will do, so long as every release takes the same one.
 _MIGRATION_LOCK_KEY = 0x68656164
@@ -161,9 +171,15 @@ class Database:
             revision: how far; one that is reached already changes nothing.
 
         Raises:
-            DatabaseUnavailableError: the database cannot be reached.
+            ConfigurationError: the schema is a newer release's, and stays so; or the SQLite file is no database.
+            DatabaseUnavailableError: the database cannot be reached, or its file cannot be made or written.
         """
-        self._move(lambda config: command.upgrade(config, revision))
+
+        def upgrade(config: Config) -> None:
+            _refuse_newer(_revision(config.attributes["connection"]), _revisions())
+            command.upgrade(config, revision)
+
+        self._move(upgrade)
 
     def migrate_down(self, revision: str) -> None:
         """Take the schema back to an earlier release's; what only later ones know is dropped with its tables.
@@ -182,6 +198,28 @@ class Database:
             self._move(lambda config: command.downgrade(config, revision))
         except CommandError as error:
             raise ConfigurationError(f"the schema cannot be taken back to {revision!r}: {error}") from error
+
+    def check_schema(self) -> None:
+        """See that the schema is this release's, for those who only read; nothing is made or changed.
+
+        Raises:
+            ConfigurationError: there is no such database, or its schema is another release's; says what to do.
+            DatabaseUnavailableError: the database cannot be reached.
+        """
+        file = Path(str(self.url.database)).absolute()
+        if self.is_sqlite and not file.exists():
+            raise ConfigurationError(f"there is no database {file}; a server makes one when it starts")
+        with self.read() as connection:
+            found = _revision(connection)
+        known = _revisions()
+        _refuse_newer(found, known)
+        if found is None:
+            raise ConfigurationError("the database holds nothing of Headwater yet; a server prepares it when it starts")
+        if found != known[0]:
+            raise ConfigurationError(
+                f"the schema is of an older release (revision {found}, this one's is {known[0]}): ask with that "
+                "release, or start a server or an updater of this one, which brings it up"
+            )
 
     def _move(self, move: Callable[[Config], None]) -> None:
         with _one_migration, _unavailable(), self._migration_lock(), self._engine.connect() as connection:
@@ -231,13 +269,18 @@ class Database:
             yield
             return
         path = Path(str(self.url.database))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(path.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            # Lasts in the file. Switching to it is the one thing that no busy timeout covers: hence under the lock.
-            with sqlite3.connect(path, timeout=BUSY_TIMEOUT_S) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
+        with ExitStack() as held:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(path.with_name(path.name + ".lock").open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Lasts in the file. Switching to it is the one thing that no busy timeout covers: hence under the lock.
+                with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
+            except (OSError, sqlite3.OperationalError) as error:
+                raise _outage(error) from error
+            except sqlite3.DatabaseError as error:
+                raise ConfigurationError(f"{path} is no SQLite database, or a damaged one: {error}") from error
             yield
 
 
@@ -322,6 +365,25 @@ def chunks(values: Iterable[_T], size: int = CHUNK) -> Iterator[Sequence[_T]]:
     rest = iter(values)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def _revision(connection: Connection) -> str | None:
+    """The schema's; None where nothing of ours is."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _revisions() -> list[str]:
+    """This release's, the newest first."""
+    return [each.revision for each in ScriptDirectory(str(MIGRATIONS)).walk_revisions()]
+
+
+def _refuse_newer(found: str | None, known: Sequence[str]) -> None:
+    """Raises: ConfigurationError when the schema is one that this release does not know."""
+    if found is not None and found not in known:
+        raise ConfigurationError(
+            f"the schema is of a newer release (revision {found}, this one's is {known[0]}): use that release, or go "
+            "back as docs/runbook.md says under Upgrades"
+        )
 
 
 def _parse(text: str) -> URL:
@@ -439,6 +501,8 @@ def _told(error: BaseException | None) -> str:
 
 def _reason(error: BaseException | None) -> str:
     """What an operator must mend, in words that tell nothing else."""
+    if isinstance(error, OSError):
+        return _REASONS[_AS_SQLITE_SAYS.get(error.errno or 0, sqlite3.SQLITE_CANTOPEN)]
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     state = getattr(error, "sqlstate", None)
     return _REASONS.get(code) or _REASONS.get(state) or "the database cannot be reached"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Container
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import structlog
+
+_log = structlog.get_logger(__name__)
 _ENDING = ".verified"
 
 
@@ -24,19 +27,29 @@ class VerifiedFiles:
     def once(self, name: str, verified: Callable[[], Path], unread: Path) -> Path:
         """The file, verified by this process or by another; while one does it, the others wait.
 
+        Where no note can be opened or written (the folder was cleared away, its disk is full) each verifies for itself.
+
         Args:
             name: the file's, among all.
             verified: gets and verifies it, and raises where it cannot.
             unread: where it is if it was verified before.
         """
-        with Path(self._folder, f"{name}{_ENDING}").open("a+", errors="replace") as note:
-            fcntl.flock(note, fcntl.LOCK_EX)
-            note.seek(0)
-            noted = note.read()
+        with ExitStack() as held:
+            try:
+                note = held.enter_context(Path(self._folder, f"{name}{_ENDING}").open("a+b", buffering=0))
+                fcntl.flock(note, fcntl.LOCK_EX)
+                note.seek(0)
+                noted = note.read()
+            except OSError as error:
+                _log.warning("verified_without_note", file=name, reason=str(error))
+                return verified()
             if not noted or noted != _identity(unread):
                 unread = verified()
-                note.truncate(0)
-                note.write(_identity(unread))
+                try:
+                    note.truncate(0)
+                    note.write(_identity(unread))
+                except OSError as error:
+                    _log.warning("verified_without_note", file=name, reason=str(error))
         return unread
 
     def forget(self, keep: Container[str], before_s: float) -> None:
@@ -57,9 +70,9 @@ class VerifiedFiles:
                     note.unlink()
 
 
-def _identity(path: Path) -> str:
+def _identity(path: Path) -> bytes:
     try:
         found = path.stat()
     except OSError:
-        return ""
-    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}"
+        return b""
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns}".encode()

@@ -14,6 +14,8 @@ from headwater_core.impressions import Impression, ImpressionLog
 from headwater_server.metrics import ServerMetrics
 
 _BATCH = 500
+_LONGEST_PAUSE_S = 4.0
+"""Between two tries while the database is away."""
 log = structlog.get_logger(__name__)
 
 
@@ -35,7 +37,7 @@ class ImpressionWriter:
             impression_log: where impressions go.
             run_in_database: runs a blocking call off the event loop.
             metrics: where they are counted.
-            interval_s: how often the queue is written.
+            interval_s: how often the queue is written; while the database is away, less and less often.
             capacity: how many may wait.
         """
         self._log = impression_log
@@ -44,6 +46,8 @@ class ImpressionWriter:
         self._interval_s = interval_s
         self._capacity = capacity
         self._waiting: deque[Impression] = deque()
+        self._is_away = False
+        """Whether the last try found no database."""
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -83,15 +87,26 @@ class ImpressionWriter:
                     raise
                 except DatabaseUnavailableError:
                     self._waiting.extendleft(reversed(batch))
-                    log.warning("impressions_wait", count=len(self._waiting))
+                    self._tell(is_away=True)
                     return
                 except Exception:  # a batch that cannot be written must not stop the ones after it
                     self._metrics.impressions.labels("failed").inc(len(batch))
                     log.exception("impressions_failed", count=len(batch))
                 else:
                     self._metrics.impressions.labels("logged").inc(len(batch))
+                    self._tell(is_away=False)
+
+    def _tell(self, *, is_away: bool) -> None:
+        """Once when the database goes, once when it is back."""
+        if is_away and not self._is_away:
+            log.warning("impressions_wait", count=len(self._waiting))
+        elif self._is_away and not is_away:
+            log.info("impressions_written_again", waiting=len(self._waiting))
+        self._is_away = is_away
 
     async def _run(self) -> None:
+        pause_s = self._interval_s
         while True:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(pause_s)
             await self.flush()
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S) if self._is_away else self._interval_s

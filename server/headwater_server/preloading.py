@@ -46,7 +46,11 @@ class Preloaded:
 
 
 def preload(settings: ServerSettings) -> Preloaded:
-    """Read all that. Leaves no thread and no connection behind; a database that is away is waited for."""
+    """Read all that. Leaves no thread and no connection behind; a database that is away is waited for.
+
+    Raises:
+        ConfigurationError: the database is a newer release's, or none.
+    """
     torch.set_num_threads(1)  # no fork survives threads at work
     encoders = _encoders(settings)
     view = CatalogueView()

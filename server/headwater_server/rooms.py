@@ -273,10 +273,15 @@ class Rooms:
     async def open(self) -> None:
         """Migrate the database, read what requests need, and start the tasks that belong to the parts.
 
+        A worker leaves the schema to its parent: one that takes another's place after a newer release has migrated
+        goes on as the others do.
+
         Raises:
+            ConfigurationError: the database is a newer release's, or none.
             DatabaseUnavailableError: the database cannot be reached.
         """
-        await self._in_writing(self.database.migrate)
+        if self._bell is None:
+            await self._in_writing(self.database.migrate)
         await self.refresh_event_types()
         await self.refresh_documents()
         await self.catalogue_tail.catch_up()

@@ -104,13 +104,14 @@ class HeadwaterServer:
         A database that is away is waited for.
 
         Raises:
-            ConfigurationError: the address is taken or cannot be listened on.
+            ConfigurationError: the address is taken or cannot be listened on; the database is none, or a newer
+                release's.
         """
         for name in ("", RECOMMENDATION, *ALWAYS_SERVING):
             self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self._open_rooms()
         try:
+            await self._open_rooms()
             self._listen()
         except ConfigurationError:
             await self.rooms.close()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -190,6 +194,58 @@ def test_a_database_that_stays_locked_is_unavailable(database: Database, monkeyp
     with database.write(), pytest.raises(DatabaseUnavailableError), other.write():
         raise AssertionError("two writers at once")
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (errno.ENOSPC, "the database's disk is full"),
+        (errno.EDQUOT, "the database's disk is full"),
+        (errno.EROFS, "the database is read-only"),
+        (errno.EIO, "the database's disk is full or fails"),
+        (errno.EACCES, "the database's file cannot be opened"),
+    ],
+)
+def test_a_lock_file_that_cannot_be_opened_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+) -> None:
+    """Whoever migrates is told what to mend, in the words of any other statement, and may try again."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    database = Database(f"sqlite:///{tmp_path}/headwater.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse)
+        with pytest.raises(DatabaseUnavailableError, match=f"^{reason}$"):
+            database.migrate()
+    database.migrate()
+    database.close()
+
+
+def test_a_file_that_stays_locked_before_a_migration_is_an_outage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program has the SQLite file to itself; when it is done the migration goes on."""
+    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_S", 0.05)
+    database = Database(f"sqlite:///{tmp_path}/headwater.db")
+    with closing(sqlite3.connect(tmp_path / "headwater.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DatabaseUnavailableError):
+            database.migrate()
+    database.migrate()
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_a_mistake(tmp_path: Path) -> None:
+    """To wait would not help, and the file stays as it is."""
+    file = tmp_path / "headwater.db"
+    file.write_text("a list of things to buy, and no database at all" * 20)
+    database = Database(f"sqlite:///{file}")
+    with pytest.raises(ConfigurationError, match=r"headwater\.db is no SQLite database"):
+        database.migrate()
+    assert file.read_text().startswith("a list")
+    database.close()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -174,6 +174,21 @@ def test_what_an_earlier_release_wrote_is_there_after_the_upgrade(unmigrated: Da
     works(unmigrated)
 
 
+@pytest.mark.parametrize("revision", REVISIONS)
+def test_what_an_earlier_release_writes_beside_the_newest_is_taken_in(unmigrated: Database, revision: str) -> None:
+    """While servers are replaced one by one the older ones go on: each statement of theirs, with the columns that they
+    know, still does what it did."""
+    unmigrated.migrate()
+    fill(unmigrated)
+    unmigrated.migrate_down(revision)
+    then = read(unmigrated)
+    unmigrated.migrate_down("base")
+    unmigrated.migrate()
+    put(unmigrated, then)
+    assert known_to(then, of=read(unmigrated)) == {name: rows for name, rows in then.items() if rows}
+    works(unmigrated)
+
+
 def test_down_and_up_step_by_step(database: Database) -> None:
     """Each step down drops what its revision brought and nothing else, whatever was dropped before."""
     fill(database)

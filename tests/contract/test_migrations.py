@@ -5,12 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
 import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from headwater_core.database import MIGRATIONS, Database
+from headwater_core.errors import ConfigurationError
 from headwater_core.feedback_log import FeedbackLog
 from headwater_core.schema import metadata
 
@@ -48,6 +51,49 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
         connection.exec_driver_sql("INSERT INTO counters (tenant, name, value) VALUES ('default', 'log_position', 7)")
     database.migrate()
     assert FeedbackLog(database).head() == 7
+
+
+def test_the_schema_of_a_newer_release_is_left_alone(database: Database) -> None:
+    """An older process that starts after the upgrade says so, be it to serve or to ask; nothing changes."""
+    become(database, "9999")
+    for call in (database.migrate, database.check_schema):
+        with pytest.raises(ConfigurationError, match="of a newer release \\(revision 9999"):
+            call()
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "9999"
+
+
+def test_who_only_reads_does_not_migrate(database: Database) -> None:
+    """This release's schema is as it should be; an older one stays so, and what to do is said."""
+    database.check_schema()
+    database.migrate_down("0004")
+    with pytest.raises(ConfigurationError, match="of an older release \\(revision 0004"):
+        database.check_schema()
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0004"
+
+
+def test_who_only_reads_makes_nothing(database_url: str) -> None:
+    """An empty PostgreSQL stays empty; of SQLite no file is made, and the one that is missing is named."""
+    database = Database(database_url)
+    missing = "there is no database /.*headwater.db" if database.is_sqlite else "holds nothing of Headwater"
+    with pytest.raises(ConfigurationError, match=missing):
+        database.check_schema()
+    if database.is_sqlite:
+        file = Path(str(database.url.database))
+        assert not list(file.parent.iterdir())
+        file.touch()
+        with pytest.raises(ConfigurationError, match="holds nothing of Headwater"):
+            database.check_schema()
+    with database.read() as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
+    database.close()
+
+
+def become(database: Database, revision: str) -> None:
+    """Let the schema be of a revision that may be unknown here."""
+    with database.write() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
 
 
 def test_threads_may_migrate_at_once(database_url: str) -> None:

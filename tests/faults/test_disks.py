@@ -1,14 +1,19 @@
-"""A database that cannot be written: its disk is full, or it has become read-only. Reads go on, and all comes back."""
+"""A database that cannot be written: its disk is full, or it has become read-only. Reads go on, and all comes back.
+
+A server that starts meanwhile waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import itertools
+import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +28,12 @@ from headwater.v1 import event_service_pb2 as events_pb
 from headwater.v1 import recommendation_service_pb2 as pb
 from headwater.v1.event_service_pb2_grpc import EventServiceStub
 from headwater.v1.recommendation_service_pb2_grpc import RecommendationServiceStub
+from headwater_client import Client, HealthStatus, event
 from headwater_core.feedback_log import FeedbackLog
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from tests.faults.conftest import Report, fill, has_disks
+from tests.integration.server_process import ServerProcess, until
 
 StartServer = Callable[..., Awaitable[HeadwaterServer]]
 Connect = Callable[[HeadwaterServer], grpc.aio.Channel]
@@ -235,3 +242,66 @@ async def test_what_cannot_be_written_is_refused_clearly_and_the_rest_goes_on(
     found = [each.event.event_id for each in await asyncio.to_thread(log.read_after, 0, 1_000_000)]
     assert sorted(found) == sorted(ids)
     report(refused=n_refused, acknowledged=len(ids), found=len(found), recovery_s=round(recovery_s, 2))
+
+
+@contextmanager
+def full(database: Path) -> Iterator[str]:
+    """Nothing goes onto the disk of a database any more. Gives what the server says, as the others below."""
+    filler = database.with_name("filler")
+    fill(filler)
+    yield "disk is full"
+    filler.unlink()
+
+
+@contextmanager
+def read_only(database: Path) -> Iterator[str]:
+    """Its disk is mounted so."""
+    subprocess.run(["mount", "-o", "remount,ro", database.parent], check=True)
+    yield "the database is read-only"
+    subprocess.run(["mount", "-o", "remount,rw", database.parent], check=True)
+
+
+@contextmanager
+def barred(database: Path) -> Iterator[str]:
+    """The file beside it that keeps migrations apart cannot be opened, whoever tries."""
+    lock = database.with_name(database.name + ".lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    yield "the database's file cannot be opened"
+    lock.rmdir()
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[str]:
+    """Another program has it to itself."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        yield "the database cannot be reached"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("broken", [barred, locked, *([full, read_only] if has_disks() else [])])
+def test_a_server_that_starts_meanwhile_waits(
+    broken: Callable[[Path], AbstractContextManager[str]],
+    workers: int,
+    settings: ServerSettings,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:
+    """It says once what it waits for, and serves and takes events in when that is mended, one process or several."""
+    file = Path(settings.database_url.removeprefix("sqlite:///"))
+    if broken in (full, read_only):
+        file = request.getfixturevalue("small_disk") / file.name
+        file.write_bytes(Path(settings.database_url.removeprefix("sqlite:///")).read_bytes())
+        settings = settings.model_copy(update={"database_url": f"sqlite:///{file}"})
+    with broken(file) as reason:
+        server = ServerProcess(settings, tmp_path / "server.log", workers)
+        until(lambda: bool(server.said("database_awaited")) or server.process.poll() is not None)
+        assert [reason in line["reason"] for line in server.said("database_awaited")] == [True], server.log
+    with server, Client(server.address, timeout_s=60.0) as client:
+        until(lambda: client.health() is HealthStatus.SERVING)
+        client.write(event("like", user_id="ada", item_id="space-00")).raise_for_refused()
+        assert client.recommend(user_id="ada").item_ids
+    assert "Traceback" not in server.log

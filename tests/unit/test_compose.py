@@ -60,6 +60,16 @@ def test_every_service_has_a_health_check_that_ends(services: dict[str, Service]
         assert 0 < _seconds(check["timeout"]) <= _seconds(check["interval"]), name
 
 
+def test_no_log_grows_for_ever(services: dict[str, Service]) -> None:
+    """Docker's own driver keeps all that a container says, unless it is limited."""
+    for name, service in services.items():
+        assert service["logging"]["driver"] == "json-file", name
+        limits = service["logging"]["options"]
+        assert re.fullmatch(r"\d+m", limits["max-size"]), name
+        assert isinstance(limits["max-file"], str), name  # the engine takes no numbers here
+        assert int(limits["max-file"]) > 1, name
+
+
 def test_the_processes_meet_in_one_database_and_one_store(services: dict[str, Service]) -> None:
     """Servers and updater have the same database and the same artifacts, and the store lies on the shared volume."""
     environments = [services[name]["environment"] for name in PROCESSES]

@@ -156,10 +156,10 @@ def rejected(
 
 @contextmanager
 def _database(settings: UpdaterSettings) -> Iterator[Database]:
-    """The database, its schema brought up to date."""
+    """The database as it is: who only asks must not migrate it under servers of an older release."""
     database = Database(settings.database_url)
     try:
-        database.migrate()
+        database.check_schema()
         yield database
     finally:
         database.close()

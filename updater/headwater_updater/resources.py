@@ -44,7 +44,7 @@ class Resources:
 
         Raises:
             DatabaseUnavailableError: when the database cannot be reached.
-            ConfigurationError: when a URL or the text encoder cannot work.
+            ConfigurationError: when a URL or the text encoder cannot work, or the schema is a newer release's.
         """
         database = Database(
             settings.database_url, pool_size=settings.database_pool_size, application="headwater-updater"

@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from proc import has_ended
 
 from headwater_client import Client, HealthStatus, event, item
+from headwater_core.database import Database
 from headwater_server.settings import ServerSettings
 from tests.integration.server_process import PATIENCE_S, ServerProcess, until
 
@@ -80,6 +82,35 @@ def test_a_worker_that_dies_is_replaced_and_no_call_fails(client: Client, server
     assert len(server.pids()) == WORKERS
     assert [died["status"] for died in server.said("worker_died")] == [-signal.SIGKILL]
     assert all(everywhere(client, "ada"))
+
+
+def test_a_worker_that_dies_after_a_newer_release_migrated_is_replaced(
+    client: Client, server: ServerProcess, settings: ServerSettings
+) -> None:
+    """While servers are replaced one by one: it goes on as the others of its server do."""
+    become_newer(settings)
+    os.kill(server.pids()[0], signal.SIGKILL)
+    until(lambda: len(server.said("server_started")) == WORKERS + 1)
+    assert all(everywhere(client, "ada"))
+    assert [died["status"] for died in server.said("worker_died")] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("workers", [1, WORKERS])
+def test_a_server_of_an_older_release_says_why_it_does_not_start(
+    settings: ServerSettings, tmp_path: Path, workers: int
+) -> None:
+    """One line with the reason, be it one process or several, and no traceback."""
+    become_newer(settings)
+    server = ServerProcess(settings, tmp_path / "server.log", workers)
+    assert server.process.wait(PATIENCE_S) == 1
+    assert ["of a newer release" in line["reason"] for line in server.said("server_failed")] == [True]
+    assert "Traceback" not in server.log
+
+
+def become_newer(settings: ServerSettings) -> None:
+    """Let the schema be of a revision that is not known here."""
+    with closing(Database(settings.database_url)) as database, database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
 
 def test_workers_end_with_their_parent(settings: ServerSettings, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import math
 import os
 import threading
@@ -57,6 +59,62 @@ def test_what_could_not_be_verified_is_tried_again(verified: VerifiedFiles, tmp_
         with pytest.raises(ArtifactError):
             verified.once("a", fail, file)
     assert verified.once("a", lambda: file, file) == file
+
+
+def test_without_the_folder_each_verifies_for_itself(verified: VerifiedFiles, tmp_path: Path) -> None:
+    """What clears temporary folders away does not keep generations from being loaded; notes are taken again after."""
+    file = tmp_path / "file"
+    file.write_text("content")
+    times: list[int] = []
+
+    def verify() -> Path:
+        times.append(1)
+        return file
+
+    (tmp_path / "notes").rmdir()
+    assert [verified.once("a", verify, file) for _ in range(2)] == [file, file]
+    assert len(times) == 2
+    (tmp_path / "notes").mkdir()
+    assert [verified.once("a", verify, file) for _ in range(2)] == [file, file]
+    assert len(times) == 3
+
+
+class FullNote(io.FileIO):
+    """On a disk that takes nothing more."""
+
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_on_a_full_disk_each_verifies_for_itself(
+    verified: VerifiedFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note can be opened and not written."""
+    file = tmp_path / "file"
+    file.write_text("content")
+    times: list[int] = []
+
+    def verify() -> Path:
+        times.append(1)
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda path, *_, **__: FullNote(path, "a+"))
+        assert [verified.once("a", verify, file) for _ in range(2)] == [file, file]
+    assert len(times) == 2
+
+
+def test_a_file_that_cannot_be_read_is_read_once(verified: VerifiedFiles, tmp_path: Path) -> None:
+    """An error of its own disk is told, not taken for one of the note's."""
+    times: list[int] = []
+
+    def fail() -> Path:
+        times.append(1)
+        raise OSError("the store's disk fails")
+
+    with pytest.raises(OSError, match="the store's disk fails"):
+        verified.once("a", fail, tmp_path / "file")
+    assert len(times) == 1
 
 
 def test_another_file_in_its_place_is_verified(verified: VerifiedFiles, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from headwater_core.database import Database
 from headwater_core.errors import DatabaseUnavailableError
@@ -208,6 +209,34 @@ async def test_without_the_database_impressions_wait(database: Database, threads
     threads.error = None
     await writer.flush()
     assert ImpressionLog(database).count() == 2
+
+
+async def test_while_the_database_is_away_it_is_asked_less_and_less(
+    database: Database, threads: DatabaseThreads, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to a limit; what happens is told once when it goes and once when it is back, and the pace is as before."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(pause_s: float) -> None:
+        pauses.append(pause_s)
+        await sleep(0)
+
+    writer = impressions(database, threads, interval_s=0.5)
+    threads.error = DatabaseUnavailableError("away")
+    writer.add(impression("a"))
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    with capture_logs() as logged:
+        writer.start()
+        while len(pauses) < 7:
+            await sleep(0)
+        threads.error = None
+        while pauses[-1] != 0.5:
+            await sleep(0)
+        await writer.stop()
+    assert pauses[:7] == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
+    assert [line["event"] for line in logged] == ["impressions_wait", "impressions_written_again"]
+    assert ImpressionLog(database).count() == 1
 
 
 async def test_a_batch_that_cannot_be_written_stops_nothing(database: Database, threads: DatabaseThreads) -> None:

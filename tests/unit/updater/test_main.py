@@ -33,8 +33,15 @@ def database_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'headwater.db'}"
 
 
+def migrated(database_url: str) -> Database:
+    database = Database(database_url)
+    database.migrate()
+    return database
+
+
 def test_status_of_an_empty_installation(database_url: str) -> None:
-    """`status` works before anything else did, as a table and as JSON."""
+    """`status` works before anything was written, as a table and as JSON."""
+    migrated(database_url).close()
     table = CliRunner().invoke(main, ["status", "--database-url", database_url])
     assert table.exit_code == 0
     assert "no updater is running" in table.output
@@ -54,10 +61,26 @@ def test_status_of_an_empty_installation(database_url: str) -> None:
     }
 
 
+@pytest.mark.parametrize("command", [["status"], ["rejected"], ["ope", "--policy", "logged"]])
+def test_who_asks_migrates_nothing(command: list[str], database_url: str, tmp_path: Path) -> None:
+    """In the wrong folder no database is made; one that an older release works with stays as it is."""
+    answer = CliRunner().invoke(main, [*command, "--database-url", database_url])
+    assert (answer.exit_code, answer.output.count("\n")) == (1, 1)
+    assert f"there is no database {tmp_path / 'headwater.db'}" in answer.output
+    assert not list(tmp_path.iterdir())
+    database = migrated(database_url)
+    database.migrate_down("0004")
+    answer = CliRunner().invoke(main, [*command, "--database-url", database_url])
+    assert (answer.exit_code, answer.output.count("\n")) == (1, 1)
+    assert "the schema is of an older release" in answer.output
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0004"
+    database.close()
+
+
 def test_rejected_events_can_be_asked_for(database_url: str) -> None:
     """By rule and from a position on, with what they said; an erased one by its reason alone."""
-    database = Database(database_url)
-    database.migrate()
+    database = migrated(database_url)
     log = FeedbackLog(database)
     log.append([Event(f"e{n}", "click", "ada", item_id=f"i{n}") for n in range(3)], 1_000_000)
     log.reject([Rejection(1, "robot", "too fast"), Rejection(2, "gate", "worse"), Rejection(3, "robot", "still")])

@@ -100,7 +100,7 @@ def _own(
     now = now_us()
     rewards = OwnRewards(reward, round(window_hours * _HOUR_US))
     with closing(Database(settings.database_url)) as database:
-        database.migrate()
+        database.check_schema()
         return read_own_log(database, settings.tenant, rewards, now - round(days * 24 * _HOUR_US), now)
 
 
