@@ -19,6 +19,7 @@ from headwater_server.call_log import CallLog
 from headwater_server.errors import LeavingError
 from headwater_server.first_requests import FirstRequests
 from headwater_server.metrics import ServerMetrics
+from headwater_server.named_calls import NO_METHOD
 from headwater_server.scopes import SCOPES, Scope, scope_of
 from headwater_server.stages import ADMISSION, SERIALISATION, Stages, begin, server_timing, timed
 from headwater_server.statuses import refusal
@@ -71,6 +72,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Let the call in or refuse it; wrap the handler of one of our methods, at its first call."""
         path: str = handler_call_details.method
+        if path == NO_METHOD:
+            return await continuation(handler_call_details)
         if (scope := scope_of(path)) is not None:
             arrival = self._reception.read(handler_call_details.invocation_metadata or ())
             try:

@@ -36,11 +36,6 @@ class ServerMetrics:
         )
         self.in_flight = Gauge("headwater_calls_in_flight", "Calls being answered now.", registry=self.registry)
         self.streams = Gauge("headwater_streams_open", "Streams open now.", registry=self.registry)
-        self.ports_reopened = Counter(
-            "headwater_ports_reopened",
-            "Times that gRPC stopped serving by itself and a port was opened again.",
-            registry=self.registry,
-        )
         self.events = Counter("headwater_events", "Events received, by outcome.", ["outcome"], registry=self.registry)
         self.degraded = Counter(
             "headwater_degraded_answers", "Answers with a part missing, by part.", ["part"], registry=self.registry

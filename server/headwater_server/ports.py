@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from functools import partial
-
 import grpc
-import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -30,6 +25,7 @@ from headwater.v1 import (
 from headwater_core.errors import ConfigurationError
 from headwater_server.admission import MAX_STREAMS
 from headwater_server.health_service import MAX_WATCHERS, HealthService
+from headwater_server.named_calls import make_server
 from headwater_server.rooms import Rooms
 from headwater_server.services.catalog_service import CatalogService
 from headwater_server.services.event_service import EventService
@@ -56,111 +52,9 @@ _CALLS_FOR_A_PLACE = 4
 """For each place among the calls in flight, so many calls may be there: answered, refused, or still being received."""
 _PENDING_S = 1
 """A call that nobody has taken in after so long is cancelled."""
-_LOOK_S = 0.1
-"""How often it is asked whether gRPC still serves."""
-log = structlog.get_logger(__name__)
 
 
-class Port:
-    """A gRPC server with all services, which is made anew when gRPC stops serving by itself.
-
-    A method's name that is no UTF-8 ends grpc.aio's serving loop (seen with 1.85), before anything of ours is asked who
-    calls: the port would be closed for good, by one frame of anybody who reaches it. Calls under way go on meanwhile.
-    """
-
-    def __init__(
-        self,
-        settings: ServerSettings,
-        rooms: Rooms,
-        health_service: HealthService,
-        interceptor: grpc.aio.ServerInterceptor,
-        *,
-        is_shared: bool,
-    ) -> None:
-        """Listen nowhere yet. Args: is_shared: other processes listen there too."""
-        self._make = partial(_make_server, settings, rooms, health_service, interceptor, is_shared=is_shared)
-        self._server = self._make()
-        self._drain_s = settings.drain_s
-        self._reopened = rooms.metrics.ports_reopened
-        self._host, self._number = "", 0
-        self._credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None
-        self._is_stopping = False
-        self._keeping: asyncio.Task[None] | None = None
-        self._leaving: dict[asyncio.Task[None], grpc.aio.Server] = {}
-        """Servers that gave up, while calls of theirs are under way."""
-
-    def listen(self, host: str, number: int, credentials: Callable[[], grpc.ServerCredentials | None]) -> int:
-        """Listen there, as whom the credentials say; the port, which is another where 0 was asked for.
-
-        Raises:
-            ConfigurationError: the address is taken or cannot be listened on.
-        """
-        self._host, self._number, self._credentials = host, number, credentials
-        self._number = self._listen()
-        return self._number
-
-    async def start(self) -> None:
-        """Take calls from now on."""
-        await self._server.start()
-        self._keeping = asyncio.create_task(self._keep_open(), name="keep-port-open")
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no more calls. Args: grace_s: how long those under way may take."""
-        self._is_stopping = True
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
-        await asyncio.gather(*(each.stop(grace_s) for each in (self._server, *self._leaving.values())), *self._leaving)
-
-    def _listen(self) -> int:
-        host, port, credentials = self._host, self._number, self._credentials()
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # of IPv6
-        try:
-            if credentials is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise ConfigurationError(f"cannot listen on {address}: {error}") from error
-
-    async def _keep_open(self) -> None:
-        while not self._is_stopping:  # gRPC waits by wait_for, which may forget a cancellation
-            try:
-                if await self._server.wait_for_termination(_LOOK_S):
-                    continue  # the time is over, and it serves
-                reason = "gRPC stopped serving"
-            except Exception as error:  # noqa: BLE001 - whatever ended it, it has ended
-                reason = f"{type(error).__name__}: {error}"
-            log.error("port_closed", port=self._number, reason=reason)
-            self._reopened.inc()
-            leaving = asyncio.create_task(_leave(self._server, self._drain_s))
-            self._leaving[leaving] = self._server
-            leaving.add_done_callback(self._leaving.pop)
-            await self._open_again()
-
-    async def _open_again(self) -> None:
-        self._server = self._make()
-        while True:
-            await asyncio.sleep(0)  # the one before lets go of the port
-            try:
-                self._listen()
-            except ConfigurationError as error:
-                log.warning("port_not_opened", port=self._number, reason=str(error))
-                await asyncio.sleep(_LOOK_S)
-            else:
-                break
-        await self._server.start()
-        log.info("port_opened_again", port=self._number)
-
-
-async def _leave(server: grpc.aio.Server, grace_s: float) -> None:
-    """Let the calls of a server that gave up end, then free what it holds."""
-    try:
-        await server.stop(grace_s)
-    except Exception:  # noqa: BLE001 - what ended it, once more; told already
-        await server.stop(grace_s)
-
-
-def _make_server(
+def make_port(
     settings: ServerSettings,
     rooms: Rooms,
     health_service: HealthService,
@@ -168,12 +62,10 @@ def _make_server(
     *,
     is_shared: bool,
 ) -> grpc.aio.Server:
+    """A gRPC server with all services; it listens nowhere yet. Args: is_shared: other processes listen there too."""
     options = [*_fixed_options(settings.max_in_flight), *_connection_options(settings)]
-    server = grpc.aio.server(
-        interceptors=[interceptor],
-        options=[*options, ("grpc.so_reuseport", int(is_shared))],
-        maximum_concurrent_rpcs=_most_calls(settings.max_in_flight),
-    )
+    options.append(("grpc.so_reuseport", int(is_shared)))
+    server = make_server([interceptor], options, _most_calls(settings.max_in_flight))
     event_service_pb2_grpc.add_EventServiceServicer_to_server(EventService(rooms), server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogService(rooms), server)
     user_service_pb2_grpc.add_UserServiceServicer_to_server(UserService(rooms), server)
@@ -185,6 +77,21 @@ def _make_server(
     names = (*ALWAYS_SERVING, RECOMMENDATION, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     return server
+
+
+def listen(server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None) -> int:
+    """Listen there; the port, which is another where 0 was asked for.
+
+    Raises:
+        ConfigurationError: the address is taken or cannot be listened on.
+    """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # of IPv6
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigurationError(f"cannot listen on {address}: {error}") from error
 
 
 def _most_calls(max_in_flight: int) -> int:

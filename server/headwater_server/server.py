@@ -25,7 +25,7 @@ from headwater_server.health_service import HealthService
 from headwater_server.interceptor import CallInterceptor
 from headwater_server.kept_files import KeptFiles, Value
 from headwater_server.loose_threads import LooseThreads
-from headwater_server.ports import ALWAYS_SERVING, RECOMMENDATION, Port
+from headwater_server.ports import ALWAYS_SERVING, RECOMMENDATION, listen, make_port
 from headwater_server.rooms import Rooms
 from headwater_server.settings import ServerSettings
 
@@ -67,8 +67,8 @@ class HeadwaterServer:
         self._health = HealthService()
         has_admin_port = settings.admin_port is not None
         self._admissions: list[Admission] = []
-        self._port = self._make_port(has_admin=not has_admin_port)
-        self._admin_port = self._make_port(has_admin=True) if has_admin_port else None
+        self._server = self._make_port(has_admin=not has_admin_port)
+        self._admin_server = self._make_port(has_admin=True) if has_admin_port else None
         metrics = self.rooms.metrics
         metrics.in_flight.set_function(lambda: sum(each.in_flight for each in self._admissions))
         metrics.streams.set_function(lambda: sum(each.streams for each in self._admissions))
@@ -80,7 +80,7 @@ class HeadwaterServer:
         self.admin_port: int | None = None
         """The port of admin methods, once started; None when they have none of their own."""
 
-    def _make_port(self, *, has_admin: bool) -> Port:
+    def _make_port(self, *, has_admin: bool) -> grpc.aio.Server:
         """A port has an admission of its own: who administers gets in where callers are many."""
         settings = self._settings
         self._admissions.append(Admission(settings.max_in_flight, settings.retry_after_ms))
@@ -91,7 +91,7 @@ class HeadwaterServer:
             CallLog(tells_all=settings.log_level is LogLevel.DEBUG),
             self._leaving,
         )
-        return Port(settings, self.rooms, self._health, interceptor, is_shared=self._fellows is not None)
+        return make_port(settings, self.rooms, self._health, interceptor, is_shared=self._fellows is not None)
 
     @property
     def metrics_port(self) -> int | None:
@@ -117,9 +117,9 @@ class HeadwaterServer:
             await self.rooms.close()
             raise
         await self._load_first()
-        await self._port.start()
-        if self._admin_port is not None:
-            await self._admin_port.start()
+        await self._server.start()
+        if self._admin_server is not None:
+            await self._admin_server.start()
         for name in ALWAYS_SERVING:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         settings = self._settings
@@ -141,9 +141,15 @@ class HeadwaterServer:
 
     def _listen(self) -> None:
         settings = self._settings
-        self.port = self._port.listen(settings.host, settings.port, self._credentials)
-        if self._admin_port is not None:
-            self.admin_port = self._admin_port.listen(settings.host, settings.admin_port or 0, self._credentials)
+        for server, port in ((self._server, settings.port), (self._admin_server, settings.admin_port)):
+            if server is None:
+                continue
+            credentials = self._certificates.credentials() if self._certificates is not None else None
+            found = listen(server, settings.host, port or 0, credentials)
+            if server is self._server:
+                self.port = found
+            else:
+                self.admin_port = found
         if settings.metrics_port is not None:
             host = settings.metrics_host
             try:
@@ -151,9 +157,6 @@ class HeadwaterServer:
             except OSError as error:
                 address = f"{host}:{settings.metrics_port}"
                 raise ConfigurationError(f"cannot listen on {address}, the metrics port: {error}") from error
-
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        return None if self._certificates is None else self._certificates.credentials()
 
     async def _look_at_files(self) -> None:
         """Certificates are looked at by each handshake too; here, so that metrics tell before anybody connects."""
@@ -244,7 +247,7 @@ class HeadwaterServer:
             self._fellows.bell.close()
         await self.rooms.generations.close()
         grace_s = settings.drain_s if drain_s is None else drain_s
-        await asyncio.gather(*(each.stop(grace_s) for each in (self._port, self._admin_port) if each is not None))
+        await asyncio.gather(*(each.stop(grace_s) for each in (self._server, self._admin_server) if each is not None))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

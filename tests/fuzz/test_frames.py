@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.conftest import fuzzing
-from tests.fuzz.served import DEADLINE_S, Served
+from tests.fuzz.served import Served
 from tests.fuzz.test_calls import METHODS, PLAIN, USER, assert_small, install, slate
 from tests.integration.raw_http2 import RawConnection
 
@@ -57,8 +55,6 @@ CONTENTS = st.one_of(
     st.binary(max_size=40).map(lambda content: b"\1" + len(content).to_bytes(4) + content),
     st.just(b"\0\xff\xff\xff\xff"),
 )
-CLOSED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-"""How a call ends that meets a port that gRPC has just closed; the SDK repeats both."""
 FRAMES = st.tuples(st.integers(0, 255), st.integers(0, 255), st.binary(max_size=60), st.integers(0, 2**31 - 1))
 
 
@@ -72,27 +68,6 @@ def served(
     served.close()
 
 
-def connected(served: Served) -> RawConnection:
-    """A connection, once the port is open again."""
-    until_s = time.monotonic() + DEADLINE_S
-    while True:
-        try:
-            return RawConnection(served.server.port)
-        except ConnectionRefusedError:
-            assert time.monotonic() < until_s, "the port stays closed"
-            time.sleep(0.01)
-
-
-def slate_in_the_end(served: Served) -> list[str]:
-    """What the user is recommended, once the port is open again."""
-    until_s = time.monotonic() + DEADLINE_S
-    while True:
-        ended = served.call(METHODS["Recommend"], [PLAIN.SerializeToString()])
-        if ended.code is grpc.StatusCode.OK:
-            return [result.item_id for result in ended.responses[0].results]
-        assert ended.code in CLOSED and time.monotonic() < until_s, ended
-
-
 def test_whatever_frames_come_others_are_answered(served: Served, tried: Counter[str]) -> None:
     """Calls, and frames of every kind, in turn on one connection; the process stays small."""
     before = slate(served)
@@ -101,7 +76,7 @@ def test_whatever_frames_come_others_are_answered(served: Served, tried: Counter
     @fuzzing(60)
     @given(st.lists(st.one_of(st.tuples(PATHS, CONTENTS, HEADERS), FRAMES), min_size=1, max_size=6))
     def send(sent: list[Any]) -> None:
-        with contextlib.closing(connected(served)) as connection:
+        with contextlib.closing(RawConnection(served.server.port)) as connection:
             for each in sent:
                 with contextlib.suppress(ConnectionError):  # it was sent away: so be it
                     if len(each) == 3:
@@ -110,7 +85,7 @@ def test_whatever_frames_come_others_are_answered(served: Served, tried: Counter
                     else:
                         connection.send(*each)
                         tried["frames: of any kind"] += 1
-            assert slate_in_the_end(served) == before
+            assert slate(served) == before
 
     send()
     states = served.server.rooms.states.subjects()

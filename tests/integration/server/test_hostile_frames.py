@@ -12,10 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from headwater.v1 import event_pb2
-from headwater.v1 import event_service_pb2 as events_pb
-from headwater.v1.event_service_pb2_grpc import EventServiceStub
-from headwater_client import AsyncClient
+from headwater_client import AsyncClient, RetryConfig
 from headwater_server.first_requests import MOST
 from headwater_server.ports import MAX_MESSAGE_BYTES
 from headwater_server.server import HeadwaterServer
@@ -28,7 +25,7 @@ Connect = Callable[[HeadwaterServer], grpc.aio.Channel]
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 Strangers = Callable[[int], RawConnection]
 NO_TEXT = b"/\xff"
-"""As a method's name: it ends grpc.aio's serving loop."""
+"""As a method's name: it would end grpc.aio's serving loop."""
 HALF = b"\0\0\x10\0\0" + b"x" * 1000
 """A message of a mebibyte, as it says, and its beginning."""
 
@@ -40,46 +37,34 @@ def stranger() -> Iterator[Strangers]:
         yield lambda port: stack.enter_context(contextlib.closing(RawConnection(port)))
 
 
-async def test_a_method_whose_name_is_no_text_closes_no_port(
-    start_server: StartServer, settings: ServerSettings, connect: Connect, until: Until, stranger: Strangers
+async def test_a_method_whose_name_is_no_text_is_unknown_like_others(
+    start_server: StartServer, settings: ServerSettings, connect: Connect, stranger: Strangers
 ) -> None:
-    """However often it is called, on whichever port: it is opened again, calls under way go on, others are repeated."""
-    server = await start_server(settings, admin_port=0, drain_s=60.0)
+    """However often it is called, on whichever port: both go on, and whoever is connected notices nothing."""
+    server = await start_server(settings, admin_port=0)
     assert server.admin_port is not None
-    reopened = server.rooms.metrics.ports_reopened._value
-    stream = EventServiceStub(connect(server)).StreamEvents(timeout=60)
-
-    async def write(sequence: int) -> None:
-        like = event_pb2.Event(event_id=str(sequence), event_type="like", user_id="ada", item_id="space-00")
-        await stream.write(events_pb.StreamEventsRequest(sequence=sequence, events=[like]))
-        answer = await stream.read()
-        assert isinstance(answer, events_pb.StreamEventsResponse) and answer.committed == 1
-
-    await write(1)
+    # One try a call: that a port was closed would be noticed.
+    once = RetryConfig(max_attempts=1, patience_s=0.0)
     async with (
-        AsyncClient(f"127.0.0.1:{server.port}", timeout_s=60.0) as client,
-        AsyncClient(f"127.0.0.1:{server.admin_port}", timeout_s=60.0) as admin,
+        AsyncClient(f"127.0.0.1:{server.port}", timeout_s=60.0, retry=once) as client,
+        AsyncClient(f"127.0.0.1:{server.admin_port}", timeout_s=60.0, retry=once) as admin,
     ):
-        for port in 2 * (server.port, server.admin_port):
-            before = reopened.get()
-            stranger(port).begin(NO_TEXT)
-            await until(lambda before=before: reopened.get() == before + 1)  # type: ignore[misc]
-            assert await client.recommend(user_id="ada")
+        for port in 3 * (server.port, server.admin_port):
+            for name in (NO_TEXT, b"/headwater.v1.CatalogService/No", b"", b"/\xf0\x28\x8c\x28/x"):
+                connection = stranger(port)
+                connection.begin(name)
+                await asyncio.to_thread(connection.wait_for, b"Method not found!" if name else b"\0\0")
+            assert (await client.recommend(user_id="ada")).generation == 1
             assert await admin.list_generations()
-    await write(2)
-    stream.cancel()
 
 
-async def test_a_server_ends_when_it_is_told_to_though_a_port_was_closed(
-    settings: ServerSettings, until: Until, stranger: Strangers
-) -> None:
-    """Calls of before have no longer than others."""
-    server = HeadwaterServer(settings.model_copy(update={"drain_s": 3600.0}))
-    await server.start()
-    stranger(server.port).begin(b"/headwater.v1.CatalogService/GetItems", HALF)
-    stranger(server.port).begin(NO_TEXT)
-    await until(lambda: server.rooms.metrics.ports_reopened._value.get() == 1)
-    await asyncio.wait_for(server.stop(0), 60)
+async def test_an_unknown_method_is_unimplemented(server: HeadwaterServer, connect: Connect) -> None:
+    """With and without a request, whether or not there are tokens; also what stands in for all of them."""
+    for path in ("/headwater.v1.CatalogService/No", "/grpc.reflection.v1.ServerReflection/No", "/no"):
+        call: Any = connect(server).unary_unary(path)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_half_sent_requests_of_strangers_keep_nobody_from_asking(
