@@ -73,6 +73,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Let the call in or refuse it; wrap the handler of one of our methods, at its first call."""
         path: str = handler_call_details.method
         if path == NO_METHOD:
+            self.observe(_NO_METHOD_OF_OURS, grpc.StatusCode.UNIMPLEMENTED, None, {})
             return await continuation(handler_call_details)
         if (scope := scope_of(path)) is not None:
             arrival = self._reception.read(handler_call_details.invocation_metadata or ())
