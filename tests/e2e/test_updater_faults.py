@@ -6,12 +6,15 @@ import dataclasses
 import os
 import random
 import signal
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from sqlalchemy import make_url
 
 from headwater_client import HealthStatus
 from headwater_core.artifact_store import ArtifactStore
@@ -58,7 +61,7 @@ def test_a_leader_that_was_suspended_cannot_publish(world: World) -> None:
     world.wait_for(lambda: learned_up_to(world) >= positions(world.client)[-1], "the first leader's generation")
     world.like(20)
     suspended = installation.processes["updater"]
-    os.kill(suspended.pid, signal.SIGSTOP)
+    suspend(suspended.pid, world.database_url)
     try:
         installation.start_updater("successor")
         world.like(20)
@@ -72,6 +75,22 @@ def test_a_leader_that_was_suspended_cannot_publish(world: World) -> None:
     installation.stop_updater()
     installation.stop_updater("successor")
     assert_all_is_learned_once(world, events)
+
+
+def suspend(pid: int, database_url: str) -> None:
+    """Stop a process, but not while it holds SQLite's lock, which nobody could take from it."""
+    file = str(make_url(database_url).database)
+    for _ in range(100):
+        os.kill(pid, signal.SIGSTOP)
+        with closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.05)
+            else:
+                return
+    pytest.fail("it holds the lock all the time")
 
 
 def learned_up_to(world: World) -> int:

@@ -47,6 +47,7 @@ from headwater_server.scopes import SCOPES, Scope
 from headwater_server.server import HeadwaterServer
 from headwater_server.settings import ServerSettings
 from tests.integration.authority import Authority
+from tests.integration.raw_http2 import RawConnection
 from tests.integration.server_process import ServerProcess, until
 
 StartServer = Callable[..., Awaitable[HeadwaterServer]]
@@ -299,6 +300,11 @@ def test_neither_logs_nor_metrics_tell_tokens_or_people(start_process: Start, tm
     for bad in ("S3cr3t-unknown-" * 3, "S3cr3t"):
         with Client(address, token=bad, timeout_s=60.0) as stranger:
             fail(partial(stranger.recommend, user_id=people[0]))
+    with contextlib.closing(
+        RawConnection(int(address.rpartition(":")[2]))
+    ) as raw:  # gRPC itself would log what is no UTF-8
+        raw.begin(b"/headwater.v1.CatalogService/GetItems", headers={b"authorization": b"Bearer S3cr3t-n0-text\xff"})
+        raw.wait_for(b"grpc-status")
     path.write_text('{"S3cr3t": "S3cr3t')
     until(lambda: bool(server.said("files_refused")))
     metrics_port = server.said("server_started")[0]["metrics_port"]
