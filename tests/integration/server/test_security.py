@@ -300,9 +300,8 @@ def test_neither_logs_nor_metrics_tell_tokens_or_people(start_process: Start, tm
     for bad in ("S3cr3t-unknown-" * 3, "S3cr3t"):
         with Client(address, token=bad, timeout_s=60.0) as stranger:
             fail(partial(stranger.recommend, user_id=people[0]))
-    with contextlib.closing(
-        RawConnection(int(address.rpartition(":")[2]))
-    ) as raw:  # gRPC itself would log what is no UTF-8
+    # What is no UTF-8 gRPC itself would log.
+    with contextlib.closing(RawConnection(int(address.rpartition(":")[2]))) as raw:
         raw.begin(b"/headwater.v1.CatalogService/GetItems", headers={b"authorization": b"Bearer S3cr3t-n0-text\xff"})
         raw.wait_for(b"grpc-status")
     path.write_text('{"S3cr3t": "S3cr3t')
