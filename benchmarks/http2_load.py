@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GO_AWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, _RESET, SETTINGS, _PING, _GO_AWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK = 1, 1
-_END_HEADERS = 4
+END_HEADERS = 4
 _MOST = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
 _HEADER = struct.Struct(">HBBBI")
@@ -159,7 +159,7 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._authority = f"{host}:{port}".encode()
         settings = struct.pack(">HIHIHI", 1, 0, 2, 0, 4, _MOST)  # header table 0, no push, initial window
-        self._out = [_PREFACE, _frame(_SETTINGS, 0, 0, settings), _window(_MOST - _DEFAULT_WINDOW)]
+        self._out = [PREFACE, frame(SETTINGS, 0, 0, settings), _window(_MOST - _DEFAULT_WINDOW)]
         self._waiting: deque[tuple[int, bytes]] = deque()  # bodies for which the server has no room yet
         self._room = _DEFAULT_WINDOW
         self._received = 0
@@ -179,14 +179,14 @@ class _Connection:
         if headers is None:
             headers = self._headers[method, timeout_ms] = self._header_block(method, timeout_ms)
         self._callers[stream] = caller
-        self._out.append(_frame(_HEADERS, _END_HEADERS, stream, headers))
+        self._out.append(frame(HEADERS, END_HEADERS, stream, headers))
         self._waiting.append((stream, b"\0" + len(body).to_bytes(4, "big") + body))
 
     def flush(self) -> None:
         while self._waiting and len(self._waiting[0][1]) <= self._room:
             stream, content = self._waiting.popleft()
             self._room -= len(content)
-            self._out.append(_frame(_DATA, _END_STREAM, stream, content))
+            self._out.append(frame(DATA, _END_STREAM, stream, content))
         if self._out:
             self.socket.sendall(b"".join(self._out))
             self._out.clear()
@@ -209,9 +209,9 @@ class _Connection:
                 break
             payload = self._in[at + 9 : at + 9 + size]
             at += 9 + size
-            if kind == _DATA:
+            if kind == DATA:
                 self._bodies[stream] = self._bodies.get(stream, b"") + payload
-            elif kind == _HEADERS:
+            elif kind == HEADERS:
                 if flags & _END_STREAM:
                     body = self._bodies.pop(stream, b"")[5:]
                     yield self._callers.pop(stream), _status(payload), bytes(body)
@@ -224,10 +224,10 @@ class _Connection:
         del self._in[:at]
 
     def _control(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind == _SETTINGS and not flags & _ACK:
-            self._out.append(_frame(_SETTINGS, _ACK, 0, b""))
+        if kind == SETTINGS and not flags & _ACK:
+            self._out.append(frame(SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
-            self._out.append(_frame(_PING, _ACK, 0, payload))
+            self._out.append(frame(_PING, _ACK, 0, payload))
         elif kind == _WINDOW and not stream:
             self._room += int.from_bytes(payload, "big")
         elif kind == _GO_AWAY:
@@ -238,28 +238,34 @@ class _Connection:
         return b"".join(
             (
                 b"\x83\x86",  # :method POST, :scheme http
-                b"\x04" + _literal(method.encode()),
-                b"\x01" + _literal(self._authority),
-                b"\x0f\x10" + _literal(b"application/grpc"),  # content-type
-                b"\x00" + _literal(b"te") + _literal(b"trailers"),
-                b"\x00" + _literal(b"grpc-timeout") + _literal(b"%dm" % timeout_ms) if timeout_ms else b"",
+                b"\x04" + literal(method.encode()),
+                b"\x01" + literal(self._authority),
+                b"\x0f\x10" + literal(b"application/grpc"),  # content-type
+                b"\x00" + literal(b"te") + literal(b"trailers"),
+                b"\x00" + literal(b"grpc-timeout") + literal(b"%dm" % timeout_ms) if timeout_ms else b"",
             )
         )
 
 
-def _literal(text: bytes) -> bytes:
+def literal(text: bytes) -> bytes:
+    """A string of HPACK (RFC 7541), as it is.
+
+    Raises:
+        ValueError: it is longer than 126 bytes.
+    """
     if len(text) > 126:
         raise ValueError(f"{text!r} is longer than one byte can tell")
     return bytes([len(text)]) + text
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One frame."""
     size = len(payload)
     return _HEADER.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
 def _window(size: int) -> bytes:
-    return _frame(_WINDOW, 0, 0, struct.pack(">I", size))
+    return frame(_WINDOW, 0, 0, struct.pack(">I", size))
 
 
 def _status(trailers: bytes | bytearray) -> int:

@@ -213,8 +213,7 @@ class AsyncEventWriter:
     def _give_up(self, failures: Sequence[WriteFailure]) -> None:
         self._notify()
         if failures:
-            reason = failures[0].reason
-            _logger.warning("%d events are not written, %d in all: %s", len(failures), self._state.failed, reason)
+            _logger.warning(self._state.failure_warning(failures))
         self._report(failures)
 
     def _report(self, failures: Sequence[WriteFailure]) -> None:

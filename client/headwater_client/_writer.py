@@ -254,8 +254,7 @@ class EventWriter:
 
     def _tell(self, failures: Sequence[WriteFailure]) -> None:
         if failures:
-            reason = failures[0].reason
-            _logger.warning("%d events are not written, %d in all: %s", len(failures), self._state.failed, reason)
+            _logger.warning(self._state.failure_warning(failures))
         self._report(failures)
 
     def _report(self, failures: Sequence[WriteFailure]) -> None:

@@ -115,6 +115,10 @@ class WriterState:
             return f"all {self.config.max_queue} places are taken: new events are dropped, {self.dropped} before this"
         return f"all {self.config.max_queue} places are taken: write() waits until some of them are written"
 
+    def failure_warning(self, failures: Sequence[WriteFailure]) -> str:
+        """What to log of events that were given up."""
+        return f"{len(failures)} events are not written, {self.failed} in all: {failures[0].reason}"
+
     def drop(self, event: Event) -> WriteFailure:
         """Count an event that is not taken in, and give it."""
         self.dropped += 1

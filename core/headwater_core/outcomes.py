@@ -117,7 +117,6 @@ class OutcomeLog:
         with self._database.write() as connection:
             if advance(connection, self._tenant, OFFSET, 0) != offset:
                 return None
-            advance(connection, self._tenant, ERASURE, 0)  # no erasure comes in between
             new = self._write(connection, self._not_erased(connection, found), experiments)
             advance(connection, self._tenant, OFFSET, read[-1].position - offset)
         return Attributed(len(read), new, unmatched)
@@ -234,7 +233,10 @@ class OutcomeLog:
     def _not_erased(
         self, connection: Connection, found: Sequence[tuple[Outcome, Impression | None]]
     ) -> list[tuple[Outcome, Impression | None]]:
-        """What was found less that whose event, slate or report was erased since it was read."""
+        """What was found less that whose event, slate or report was erased since; no more is before the commit."""
+        if not found:
+            return []
+        advance(connection, self._tenant, ERASURE, 0)
         positions = self._left(connection, events.c.position, {outcome.position for outcome, _ in found})
         shown = self._left(connection, impressions.c.slate_id, {slate.slate_id for _, slate in found if slate})
         reports = self._left(connection, events.c.event_id, {each.slate_id for each, slate in found if not slate})

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS = 0, 1, 4
-_END_HEADERS = 4
+from http2_load import DATA, END_HEADERS, HEADERS, PREFACE, SETTINGS, frame, literal
+
 _NONE: Mapping[bytes, bytes] = MappingProxyType({})
 
 
@@ -19,7 +17,7 @@ class RawConnection:
     def __init__(self, port: int) -> None:
         """Connect to 127.0.0.1."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
-        self.socket.sendall(_PREFACE + _frame(_SETTINGS, 0, b""))
+        self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
         self._stream = 1
 
     def close(self) -> None:
@@ -43,16 +41,16 @@ class RawConnection:
             b"content-type": b"application/grpc",
             **headers,
         }
-        block = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
-        frames = [_frame(_HEADERS, _END_HEADERS, block, self._stream)]
+        block = b"".join(b"\0" + literal(name) + literal(value) for name, value in fields.items())
+        frames = [frame(HEADERS, END_HEADERS, self._stream, block)]
         if content:
-            frames.append(_frame(_DATA, 0, content, self._stream))
+            frames.append(frame(DATA, 0, self._stream, content))
         self._stream += 2
         self.socket.sendall(b"".join(frames))
 
     def send(self, kind: int, flags: int, payload: bytes, stream: int) -> None:
         """Send one frame of any kind."""
-        self.socket.sendall(_frame(kind, flags, payload, stream))
+        self.socket.sendall(frame(kind, flags, stream, payload))
 
     def wait_for(self, text: bytes) -> None:
         """Read until it came. Raises: AssertionError: the connection ended before."""
@@ -61,12 +59,3 @@ class RawConnection:
             content = self.socket.recv(65536)
             assert content, f"it ended after {received!r}"
             received += content
-
-
-def _literal(text: bytes) -> bytes:
-    """A string of HPACK (RFC 7541), as it is; shorter than 127 bytes."""
-    return bytes([len(text)]) + text
-
-
-def _frame(kind: int, flags: int, payload: bytes, stream: int = 0) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload

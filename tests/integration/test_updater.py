@@ -813,17 +813,20 @@ def test_stopping_publishes_what_was_learned(bootstrapped: World) -> None:
     assert bootstrapped.manifest.watermark == 205
 
 
+class FlakyRegistry(GenerationRegistry):
+    """Finds the database away, so many times."""
+
+    failures = 3
+
+    def allocate(self) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseUnavailableError("gone for a while")
+        return super().allocate()
+
+
 def test_the_daemon_outlives_a_database_outage(bootstrapped: World) -> None:
     """While the database is away it waits; afterwards nothing is missing or learned twice."""
-
-    class FlakyRegistry(GenerationRegistry):
-        failures = 3
-
-        def allocate(self) -> int:
-            if self.failures:
-                self.failures -= 1
-                raise DatabaseUnavailableError("gone for a while")
-            return super().allocate()
 
     registry = FlakyRegistry(bootstrapped.resources.database)
     world = replace(bootstrapped, resources=replace(bootstrapped.resources, registry=registry))
@@ -885,15 +888,6 @@ def test_the_daemon_does_not_wait_for_its_own_lease(bootstrapped: World) -> None
 
 def test_an_outage_that_is_over_does_not_count_for_the_next_one(bootstrapped: World) -> None:
     """Once all is published, the first failure is a first one again, though the daemon led all the time."""
-
-    class FlakyRegistry(GenerationRegistry):
-        failures = 3
-
-        def allocate(self) -> int:
-            if self.failures:
-                self.failures -= 1
-                raise DatabaseUnavailableError("gone for a while")
-            return super().allocate()
 
     registry = FlakyRegistry(bootstrapped.resources.database)
     world = replace(bootstrapped, resources=replace(bootstrapped.resources, registry=registry))
